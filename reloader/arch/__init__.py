@@ -1,0 +1,1 @@
+"""Everything a CPU decides, one file each, mostly as data."""

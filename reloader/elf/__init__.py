@@ -1,0 +1,1 @@
+"""What reads relocatable ELF files; imports nothing that links or touches a process."""

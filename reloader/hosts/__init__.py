@@ -1,0 +1,1 @@
+"""What a language needs beyond ELF, one file each."""

@@ -1,0 +1,1 @@
+"""The linker: a columnar graph, the passes over it, layout and fixups."""

@@ -1,0 +1,1 @@
+"""One file a pass; `pipeline.py` calls them in order."""

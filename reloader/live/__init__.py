@@ -1,0 +1,1 @@
+"""The live process seen from the daemon, behind the Target protocol."""

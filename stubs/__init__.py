@@ -1,0 +1,1 @@
+"""What lives inside the target: slot table, shared structs, the agent. Imports nothing of reloader."""
