@@ -1,7 +1,9 @@
 """Names for numbers: typed ids, array types and the sentinels for "unknown".
 
-An address is where the *target* sees a byte; an offset is a distance inside something. They never mix:
-`Addr` and `Offset` are different types to the checker. Columns use plain numpy dtypes; a column's meaning is
+An address is where the *target* sees a byte; an offset is a distance inside something. They
+never mix:
+`Addr` and `Offset` are different types to the checker. Columns use plain numpy dtypes; a
+column's meaning is
 written where the column is declared.
 """
 
@@ -16,7 +18,8 @@ Offset = NewType("Offset", int)  # bytes from the start of a section, block or r
 BlockId = NewType("BlockId", int)  # a row of LinkGraph.blocks
 SymbolId = NewType("SymbolId", int)  # a row of LinkGraph.symbols
 SlotId = NewType("SlotId", int)  # an index into the slot table and into the stub table
-Generation = NewType("Generation", int)  # all that one reload made live; 0 is the executable itself
+# all that one reload made live; 0 is the executable itself
+Generation = NewType("Generation", int)
 
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
@@ -26,7 +29,8 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-NO_ADDR: Final = 0xFFFF_FFFF_FFFF_FFFF  # an address column's "has none"; 0 is a real value (weak undefined)
+# an address column's "has none"; 0 is a real value (weak undefined)
+NO_ADDR: Final = 0xFFFF_FFFF_FFFF_FFFF
 NO_ROW: Final = -1  # an int32 id column's "refers to no row"
 
 

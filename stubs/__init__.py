@@ -1,1 +1,4 @@
-"""What lives inside the target: slot table, shared structs, the agent. Imports nothing of reloader."""
+"""What lives inside the target: slot table, shared structs, the agent.
+
+Imports nothing of reloader.
+"""

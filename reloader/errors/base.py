@@ -11,7 +11,8 @@ class Place:
 
     object: str  # the object's name as shown to people: path, or path(member)
     section: str = ""
-    offset: int | None = None  # bytes from the section's start (from the file's start if no section)
+    # bytes from the section's start (from the file's start if no section)
+    offset: int | None = None
     line: str = ""  # `hud.c:41` where the object has line information
 
     def __str__(self) -> str:
@@ -27,14 +28,15 @@ class Place:
 class ReloaderError(Exception):
     """Something could not be done; `str()` is the whole text for people.
 
-    A subclass has typed fields and builds its text in one place: what failed, where, the two numbers that
+    A subclass has typed fields and builds its text in one place: what failed, where, the two
+    numbers that
     disagree, what to do, and that nothing was changed.
     """
 
     code = "failed"  # a stable word for programs, one a subclass
 
 
-class Refusal(ReloaderError):
-    """The input or the situation is refused on purpose: the process and the state are as before."""
+class RefusedError(ReloaderError):
+    """Refused on purpose: the process and the state are as before."""
 
     code = "refused"

@@ -1,0 +1,145 @@
+"""Target: the live process as the road sees it.
+
+The real process (`live/process.py`) and a fake over a bytearray (`live/fake.py`) pass the same
+contract tests; a remote
+executor can implement it later. Addresses are the target's. Every method raises TargetGoneError
+once the process has ended.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reloader.ids import U8, U64, Addr, Region, SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of /proc/PID/maps."""
+
+    start: Addr
+    end: Addr
+    protection: str  # `r-xp`
+    file_offset: int
+    inode: int
+    name: str  # path, `[heap]`, `/memfd:reloader (deleted)`, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Address space that we hold in the arena.
+
+    Page-granular, of one generation and one object.
+    """
+
+    region: Region
+    addr: Addr
+    size: int  # bytes, a multiple of the page size
+
+
+class Stopped(Protocol):
+    """All threads of the target stand still; memory may be written."""
+
+    tids: list[int]
+    # (t, 27) user_regs_struct of each thread, in struct order (sys/user.h)
+    registers: NDArray[np.uint64]
+
+    def write(self, addr: Addr, data: bytes) -> None:
+        """Write private memory whatever its protection.
+
+        A copy-on-write page becomes the target's own.
+        """
+        ...
+
+    def program_counters(self) -> U64:
+        """Return (p,) every rip, and the one each signal frame on a stack will return to."""
+        ...
+
+
+class Arena(Protocol):
+    """Our address space in the target, seen from outside through the memfd."""
+
+    # (capacity,) the live slot table itself: storing one element flips one function in every
+    # process
+    slots: U64
+    page_size: int
+
+    def allocate(self, region: Region, size: int) -> Allocation:
+        """Take fresh zero-filled pages no thread can reach yet.
+
+        Raises ArenaFullError with the numbers.
+        """
+        ...
+
+    def free(self, allocation: Allocation) -> None:
+        """Give pages back that nothing can reach; they hold traps until reused."""
+        ...
+
+    def view(self, addr: Addr, size: int) -> U8:
+        """Return a writable window over arena bytes of a range.
+
+        What is stored there the target sees.
+        """
+        ...
+
+    def stub_addr(self, slot: SlotId) -> Addr:
+        """Return the address of the jump that goes through a slot."""
+        ...
+
+    def slot_addr(self, slot: SlotId) -> Addr:
+        """Return the address of a slot in the target."""
+        ...
+
+
+class Target(Protocol):
+    """One live process with the agent in it."""
+
+    pid: int
+    arena: Arena
+
+    def read(self, addr: Addr, size: int) -> U8:
+        """Return a copy of memory; raises TargetMemoryError for an unmapped range."""
+        ...
+
+    def write_data(self, addr: Addr, data: bytes) -> None:
+        """Write memory that is writable in the target, while it runs."""
+        ...
+
+    def maps(self) -> list[Mapping]:
+        """Return the mappings as they are now."""
+        ...
+
+    def stop(self) -> AbstractContextManager[Stopped]:
+        """Stop every thread.
+
+        On leaving, all go on and interrupted system calls are re-issued.
+        """
+        ...
+
+    @property
+    def last_stop_us(self) -> float:
+        """Microseconds from the first thread's stop to the last one's resumption, last time."""
+        ...
+
+    def resolve(self, names: Sequence[bytes]) -> U64:
+        """Return the address `dlsym` gives for each name, 0 for an unknown one.
+
+        `name@VERSION` asks `dlvsym`.
+        """
+        ...
+
+    def call(self, function: Addr, *arguments: int, timeout: float = 10.0) -> int:
+        """Call a function on the agent's thread and return its result."""
+        ...
+
+    def synchronise(self) -> None:
+        """Pass every thread through a serialising event (`membarrier` SYNC_CORE)."""
+        ...
+
+    def discard(self, allocations: Sequence[Allocation]) -> None:
+        """Drop the target's private copies of arena pages before they are reused (MADV_DONTNEED)."""
+        ...
