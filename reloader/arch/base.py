@@ -3,12 +3,13 @@
 Everything a CPU decides stands in one file beside this one, mostly as data.
 """
 
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reloader.ids import I64, U8, U64, Bool
+from reloader.ids import I32, I64, U8, U64, Bool
 
 KIND: Final = np.dtype(
     [
@@ -42,6 +43,18 @@ class Table:
     TLS_DESC = 7
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rewritten:
+    """(e,) columns: what became of fields whose instructions were rewritten."""
+
+    done: Bool  # False: not a sequence we know; its bytes are untouched
+    kind: I32  # row of the kind table
+    shift: I64  # bytes the field moved
+    addend: I64  # what the addend changed by
+    # place in content of a second field that the rewriting made void (the call), or NO_ROW
+    void: I64
+
+
 class Architecture(Protocol):
     """One CPU."""
 
@@ -52,6 +65,10 @@ class Architecture(Protocol):
     stub_size: int
     trap: bytes  # fills freed code and the gaps between functions
     capstone: tuple[int, int]  # arguments of capstone.Cs
+    # rows of `kinds` that the linker itself makes edges of:
+    pc32: int  # a 4-byte pc-relative operand
+    word: int  # an 8-byte address: a GOT entry
+    thread_word: int  # an 8-byte offset from the thread pointer: a GOT entry
 
     def write_stubs(self, stubs: U8, stub_addr: U64, slot_addr: U64) -> None:
         """Write (n, stub_size) jumps through slots."""
@@ -66,4 +83,24 @@ class Architecture(Protocol):
 
     def is_branch(self, content: U8, field: I64) -> Bool:
         """Return (e,) whether the field at a content offset belongs to a call, jmp or jcc."""
+        ...
+
+    def is_lea(self, content: U8, field: I64) -> Bool:
+        """Return (e,) whether the field is the operand of an instruction that takes an address."""
+        ...
+
+    def lea_fields(self, content: U8) -> I64:
+        """Return every place in content that looks like the operand of such an instruction."""
+        ...
+
+    def rewrite_thread_local(self, content: U8, field: I64, table: U8) -> Rewritten:
+        """Turn dynamic thread-local sequences into ones with a known offset (local-exec)."""
+        ...
+
+    def plan_got(self, content: U8, field: I64) -> Rewritten:
+        """Say what each load or call through a GOT entry would become without the entry."""
+        ...
+
+    def rewrite_got(self, content: U8, field: I64) -> None:
+        """Do what `plan_got` said, for fields that it knows."""
         ...

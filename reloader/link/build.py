@@ -1,0 +1,317 @@
+"""ObjectFile -> LinkGraph: the last place that knows ELF.
+
+A block is made for every section that has bytes of its own, so that symbols of debug sections
+have a row too; only allocated ones get a region, content and edges. The content of an object is
+copied in long runs, not section by section: an object built with -ffunction-sections has
+thousands of them, in file order with small gaps.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from reloader.arch.base import Architecture
+from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
+from reloader.errors.base import Place
+from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, UnknownRelocationError
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, Bool, Region
+from reloader.link.graph import Blocks, Edges, LinkGraph, Origin, Symbols
+from reloader.link.names import named_sections
+
+SHT_PROGBITS, SHT_NOBITS, SHT_NOTE = 1, 8, 7
+_NOT_BLOCKS: Final = (0, 2, 3, 4, 9, 17, 18)  # NULL SYMTAB STRTAB RELA REL GROUP SYMTAB_SHNDX
+_ARRAYS: Final = (14, 15, 16)  # INIT_ARRAY FINI_ARRAY PREINIT_ARRAY
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_TLS = 1, 2, 4, 0x10, 0x400
+STB_LOCAL, STB_WEAK = 0, 2
+# Written once and never by the program: they are replaced with the code that refers to them.
+_READ_ONLY_NAMES: Final = (
+    rb"\.(?:data\.rel\.ro|(?:preinit|init|fini)_array|ctors|dtors|eh_frame|gcc_except_table)"
+)
+_GAP: Final = 4096  # bytes between two sections that cost less to copy than to skip
+
+
+def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
+    """Return the graph of a transaction's objects, nothing bound and nothing placed.
+
+    Raises:
+        UnknownRelocationError: Some relocations have a type that `arch` does not know.
+        FieldOutsideError: Some relocations patch bytes past the end of their section.
+    """
+    files = list(objects)
+    lost = _lost_groups(files)
+    block_of_section: list[I32] = []
+    parts: list[Blocks] = []
+    contents: list[U8] = []
+    block_count = content_size = 0
+    for row, file in enumerate(files):
+        blocks, of_section, content = _blocks_of(file, row, lost[row], content_size)
+        of_section[of_section >= 0] += block_count
+        block_of_section.append(of_section)
+        parts.append(blocks)
+        contents.append(content)
+        block_count += len(blocks.object)
+        content_size += len(content)
+    symbols, commons = _symbols_of(files, block_of_section, block_count)
+    blocks = _concatenate(Blocks, [*parts, commons])
+    counts = [0, *(len(file.symbols) for file in files)]
+    graph = LinkGraph(
+        objects=files,
+        content=np.concatenate(contents) if contents else np.zeros(0, np.uint8),
+        blocks=blocks,
+        symbols=symbols,
+        edges=_edges_of(files, block_of_section, blocks, arch),
+        first_symbol=np.cumsum(counts).astype(np.int32),
+        block_of_section=block_of_section,
+    )
+    _bind_lost_locals(graph, lost)
+    return graph
+
+
+def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Blocks or Edges
+    """Return one table of the columns of several."""
+    names = kind.__dataclass_fields__
+    return kind(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+def _lost_groups(files: Sequence[ObjectFile]) -> list[Bool]:
+    """Return per object (s,) which sections belong to a COMDAT group that an earlier one won."""
+    winners: set[bytes] = set()
+    lost: list[Bool] = []
+    for file in files:
+        losers = [g for g, name in file.group_signatures.items() if name in winners]
+        winners.update(file.group_signatures.values())
+        lost.append(np.isin(file.group_sections, losers) & (file.group_sections != 0))
+    return lost
+
+
+def _regions(file: ObjectFile) -> U8:
+    """Return (s,) the Region of every section."""
+    flags, kinds = file.sections["sh_flags"], file.sections["sh_type"]
+    writable = (flags & SHF_WRITE) != 0
+    writable[named_sections(file, _READ_ONLY_NAMES)] = False
+    writable &= ~np.isin(kinds, _ARRAYS)
+    region = np.where(writable, Region.DATA, Region.RODATA)
+    region = np.where((flags & SHF_EXECINSTR) != 0, Region.CODE, region)
+    region = np.where((flags & SHF_TLS) != 0, Region.TLS, region)
+    return np.where((flags & SHF_ALLOC) != 0, region, Region.NONE).astype(np.uint8)
+
+
+def _blocks_of(file: ObjectFile, row: int, lost: Bool, start: int) -> tuple[Blocks, I32, U8]:
+    """Return one object's blocks, the block of each section, and its content from `start` on."""
+    headers = file.sections
+    kept = ~np.isin(headers["sh_type"], _NOT_BLOCKS) & ~lost
+    section = np.flatnonzero(kept).astype(np.int32)
+    of_section = np.full(len(headers), NO_ROW, np.int32)
+    of_section[section] = np.arange(len(section), dtype=np.int32)
+    own: Any = headers[section]
+    region = _regions(file)[section]
+    loaded = (region != Region.NONE) & (own["sh_type"] != SHT_NOBITS) & (own["sh_size"] > 0)
+    content = np.full(len(section), NO_ROW, np.int64)
+    content[loaded], data = _copy_runs(
+        file.data, own["sh_offset"][loaded].astype(np.int64), own["sh_size"][loaded]
+    )
+    content[loaded] += start
+    merge = np.where((own["sh_flags"] & SHF_MERGE) != 0, own["sh_entsize"], 0)
+    blocks = Blocks(
+        object=np.full(len(section), row, np.int32),
+        section=section,
+        region=region,
+        size=own["sh_size"].astype(np.uint64),
+        align=np.maximum(own["sh_addralign"], 1).astype(np.uint64),
+        content=content,
+        merge=merge.astype(np.uint16),
+        live=region != Region.NONE,
+        same=np.zeros(len(section), np.bool_),
+        addr=np.full(len(section), NO_ADDR, np.uint64),
+    )
+    return blocks, of_section, data
+
+
+def _copy_runs(data: U8, offset: I64, size: I64) -> tuple[I64, U8]:
+    """Return where each range of a file is in a copy that holds all ranges, and the copy."""
+    if not len(offset):
+        return offset, np.zeros(0, np.uint8)
+    order = np.argsort(offset, kind="stable")
+    first, last = offset[order], offset[order] + size[order].astype(np.int64)
+    last = np.maximum.accumulate(last)  # sections of a damaged file may overlap
+    breaks = np.flatnonzero(first[1:] > last[:-1] + _GAP) + 1
+    heads, tails = np.append(0, breaks), np.append(breaks, len(order)) - 1
+    spans = [
+        data[first[h] : last[t]] for h, t in zip(heads.tolist(), tails.tolist(), strict=True)
+    ]
+    starts = np.cumsum([0, *map(len, spans)])[:-1]
+    run = np.searchsorted(first[heads], offset, side="right") - 1
+    return starts[run] + offset - first[heads][run], np.concatenate(spans)
+
+
+def _symbols_of(
+    files: Sequence[ObjectFile], block_of_section: Sequence[I32], block_count: int
+) -> tuple[Symbols, Blocks]:
+    """Return the symbols of all objects, and a zero-fill block for each COMMON one."""
+    names = [name for file in files for name in file.symbol_names]
+    raw: Any = np.concatenate([file.symbols for file in files])
+    section = np.concatenate([file.symbol_sections for file in files])
+    counts = [len(file.symbols) for file in files]
+    owner = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+    block = np.concatenate(
+        [
+            np.where(file.symbol_sections >= 0, table[np.maximum(file.symbol_sections, 0)], -1)
+            for file, table in zip(files, block_of_section, strict=True)
+        ]
+    ).astype(np.int32)
+    origin = np.where(block >= 0, Origin.BLOCK, Origin.UNDEFINED).astype(np.uint8)
+    origin[section == ABSOLUTE] = Origin.ABSOLUTE
+    offset = raw["st_value"].astype(np.uint64)
+    common = np.flatnonzero(section == COMMON)
+    block[common] = block_count + np.arange(len(common), dtype=np.int32)
+    origin[common] = Origin.BLOCK
+    commons = _common_blocks(owner[common], raw["st_size"][common], offset[common])
+    offset[common] = 0
+    offset[origin == Origin.UNDEFINED] = 0
+    count = len(names)
+    symbols = Symbols(
+        object=owner,
+        source=np.concatenate([np.arange(size, dtype=np.int32) for size in counts]),
+        name=names,
+        origin=origin,
+        block=block,
+        offset=offset,
+        size=raw["st_size"].astype(np.uint64),
+        binding=raw["st_info"] >> np.uint8(4),
+        type=raw["st_info"] & np.uint8(15),
+        visibility=raw["st_other"] & np.uint8(3),
+        reloadable=np.zeros(count, np.bool_),
+        changed=np.zeros(count, np.bool_),
+        slot=np.full(count, NO_ROW, np.int32),
+        addr=np.full(count, NO_ADDR, np.uint64),
+        entry=np.full(count, NO_ADDR, np.uint64),
+    )
+    return symbols, commons
+
+
+def _common_blocks(owner: I32, size: Any, align: Any) -> Blocks:  # noqa: ANN401  record columns
+    """Return one zero-filled DATA block a COMMON symbol, whose value was its alignment."""
+    count = len(owner)
+    return Blocks(
+        object=owner,
+        section=np.full(count, NO_ROW, np.int32),
+        region=np.full(count, Region.DATA, np.uint8),
+        size=size.astype(np.uint64),
+        align=np.maximum(align, 1).astype(np.uint64),
+        content=np.full(count, NO_ROW, np.int64),
+        merge=np.zeros(count, np.uint16),
+        live=np.ones(count, np.bool_),
+        same=np.zeros(count, np.bool_),
+        addr=np.full(count, NO_ADDR, np.uint64),
+    )
+
+
+def _edges_of(
+    files: Sequence[ObjectFile],
+    block_of_section: Sequence[I32],
+    blocks: Blocks,
+    arch: Architecture,
+) -> Edges:
+    """Return the edges of all allocated blocks, sorted by block, then offset."""
+    raw: Any = np.concatenate([file.relocations for file in files])
+    counts = [len(file.relocations) for file in files]
+    firsts = np.cumsum([0, *(len(file.symbols) for file in files)])[:-1]
+    first = np.repeat(firsts, counts)
+    block = np.concatenate(
+        [table[f.relocation_sections] for f, table in zip(files, block_of_section, strict=True)]
+    ).astype(np.int32)
+    kept = (block >= 0) & (blocks.region[block] != Region.NONE)
+    block, raw, first = block[kept], raw[kept], first[kept]
+    offset = raw["r_offset"].astype(np.int64)
+    key = (block.astype(np.int64) << 32) | offset
+    if not bool((np.diff(key) >= 0).all()):
+        order = np.argsort(key, kind="stable")
+        block, raw, first, offset = block[order], raw[order], first[order], offset[order]
+    edges = Edges(
+        block=block,
+        offset=offset.astype(np.uint32),
+        kind=_kinds_of(files, blocks, block, raw, arch),
+        symbol=(first + raw["r_sym"]).astype(np.int32),
+        addend=raw["r_addend"].astype(np.int64),
+        live=np.ones(len(block), np.bool_),
+    )
+    _check_fields(files, blocks, edges, arch)
+    return edges
+
+
+def _kinds_of(
+    files: Sequence[ObjectFile],
+    blocks: Blocks,
+    block: I32,
+    raw: Any,  # noqa: ANN401  record columns
+    arch: Architecture,
+) -> Any:  # noqa: ANN401
+    """Return the kind row of every relocation; refuse all unknown ones at once."""
+    number = raw["r_type"].astype(np.int64)
+    known = arch.kind_of_number
+    row = known[np.minimum(number, len(known) - 1)]
+    bad = np.flatnonzero((number >= len(known)) | (row == NO_ROW))
+    if len(bad):
+        places = [_place(files, blocks, int(block[i]), int(raw["r_offset"][i])) for i in bad]
+        rows = [KindRow(p, int(number[i])) for p, i in zip(places, bad, strict=True)]
+        raise UnknownRelocationError(rows, arch.name)
+    return row.astype(np.uint16)
+
+
+def _check_fields(
+    files: Sequence[ObjectFile], blocks: Blocks, edges: Edges, arch: Architecture
+) -> None:
+    width = arch.kinds["width"][edges.kind].astype(np.int64)
+    filled = blocks.content[edges.block] >= 0
+    size = np.where(filled, blocks.size[edges.block], 0).astype(np.int64)
+    bad = np.flatnonzero((edges.offset.astype(np.int64) + width > size) & (width > 0))
+    if len(bad):
+        rows = [
+            FieldRow(
+                _place(files, blocks, int(edges.block[i]), int(edges.offset[i])),
+                str(arch.kinds["name"][edges.kind[i]]),
+                int(width[i]),
+                int(size[i]),
+            )
+            for i in bad
+        ]
+        raise FieldOutsideError(rows)
+
+
+def _place(files: Sequence[ObjectFile], blocks: Blocks, block: int, offset: int) -> Place:
+    file = files[int(blocks.object[block])]
+    section = file.section_names[int(blocks.section[block])].decode("utf-8", "replace")
+    return Place(file.name, section, offset)
+
+
+def _bind_lost_locals(graph: LinkGraph, lost: Sequence[Bool]) -> None:
+    """Point local symbols of a losing COMDAT section at the winner's section of the same name.
+
+    As GNU ld does it, and only where the sizes agree: a table beside a group (exception data,
+    for example) may refer to the group's section by its section symbol.
+    """
+    if not any(bool(flags.any()) for flags in lost):
+        return
+    winners: dict[tuple[bytes, bytes], tuple[int, int]] = {}
+    for row, file in enumerate(graph.objects):
+        for section in np.flatnonzero(file.group_sections != 0).tolist():
+            signature = file.group_signatures.get(int(file.group_sections[section]), b"")
+            key = (signature, file.section_names[section])
+            size = int(file.sections["sh_size"][section])
+            if not lost[row][section]:
+                winners[key] = (int(graph.block_of_section[row][section]), size)
+                continue
+            block, winner_size = winners.get(key, (NO_ROW, NO_ROW))
+            if size == winner_size:
+                _bind_locals(graph, row, section, block)
+
+
+def _bind_locals(graph: LinkGraph, row: int, section: int, block: int) -> None:
+    symbols, file = graph.symbols, graph.objects[row]
+    own = file.defined_in(section)
+    rows = (own + np.uint32(graph.first_symbol[row])).astype(np.int64)
+    local = rows[symbols.binding[rows] == STB_LOCAL]
+    symbols.origin[local] = Origin.BLOCK
+    symbols.block[local] = block
+    symbols.offset[local] = file.symbols["st_value"][local - int(graph.first_symbol[row])]

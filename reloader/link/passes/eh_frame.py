@@ -1,0 +1,235 @@
+"""Unwind tables: cut down to the functions that are placed, and a sorted table to find them.
+
+An `.eh_frame` section is a chain of records, each with its own length, so only walking it finds
+where they begin. A CIE holds what several functions share (the personality routine); an FDE
+describes one range of code and points back to its CIE. Nothing may ever walk our tables from
+their start: they have no terminating zero, and are found through `.eh_frame_hdr` alone.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from reloader.errors.base import Place
+from reloader.errors.linking import UnwindTableError
+from reloader.ids import I32, I64, NO_ROW, U8, U64, Bool, Region
+from reloader.link.graph import LinkGraph, Origin
+from reloader.link.grow import append_filled_blocks, lookup
+from reloader.link.names import UNWIND_NAME, named_blocks
+
+_BEGIN: Final = 8  # of the start of the code in an FDE: length, CIE pointer, then it
+_HEADER: Final = bytes([1, 0x1B, 0x03, 0x3B])  # version; pcrel sdata4, udata4, datarel sdata4
+_HEADER_SIZE: Final = 12
+
+
+@dataclass(slots=True)
+class Unwind:
+    """(r,) columns: the records of all `.eh_frame` blocks, sorted by block, then start."""
+
+    block: I32
+    start: I64  # of the length field, in the block
+    size: I64  # bytes, the length field included
+    cie: I32  # row of the CIE of an FDE; NO_ROW for a CIE
+    code: I32  # the code block that an FDE describes, NO_ROW: none of this graph
+    begin_symbol: I32  # with begin_addend: where the FDE's code begins
+    begin_addend: I64
+    first_edge: I64  # rows of Edges in the record, until edges are added to the graph
+    last_edge: I64
+    header: int = NO_ROW  # block of `.eh_frame_hdr`
+
+
+def read_unwind(graph: LinkGraph) -> Unwind:
+    """Return the records of all unwind tables.
+
+    Raises:
+        UnwindTableError: A table's chain of lengths leaves it, or an FDE has no CIE.
+    """
+    tables = np.flatnonzero(named_blocks(graph, UNWIND_NAME)).astype(np.int32)
+    chains = [_chain(graph, int(block)) for block in tables]
+    count = [len(starts) for starts, _, _ in chains]
+    block = np.repeat(tables, count)
+    start, size, back = (
+        np.concatenate([np.zeros(0, np.int64), *(chain[column] for chain in chains)])
+        for column in range(3)
+    )
+    none, zero = np.full(len(block), NO_ROW, np.int32), np.zeros(len(block), np.int64)
+    unwind = Unwind(block, start, size, none, none, none, zero, zero, zero)
+    _find_cies(graph, unwind, back)
+    _find_edges(graph, unwind)
+    return unwind
+
+
+def _chain(graph: LinkGraph, block: int) -> tuple[I64, I64, I64]:
+    """Return start, size and CIE pointer of each record of a table.
+
+    A loop, since a record's start depends on all lengths before it; 0.2 us a record.
+    """
+    data = graph.block_bytes(block).tobytes()
+    read = struct.Struct("<II").unpack_from
+    starts: list[int] = []
+    backs: list[int] = []
+    at, end = 0, len(data)
+    while at + 4 <= end and data[at : at + 4] != b"\0\0\0\0":
+        if at + 8 > end:
+            raise _broken(graph, block, at, "a record is cut off")
+        length, back = read(data, at)
+        if length < 4 or at + 4 + length > end:
+            raise _broken(graph, block, at, f"a record of {length:#x} bytes leaves the table")
+        starts.append(at)
+        backs.append(back)
+        at += 4 + length
+    start = np.array(starts, np.int64)
+    return start, np.diff(np.append(start, at)), np.array(backs, np.int64)
+
+
+def _broken(graph: LinkGraph, block: int, offset: int, why: str) -> UnwindTableError:
+    file = graph.objects[int(graph.blocks.object[block])]
+    return UnwindTableError(Place(file.name, ".eh_frame", offset), why)
+
+
+def _find_cies(graph: LinkGraph, unwind: Unwind, back: I64) -> None:
+    """Set `cie`: an FDE's second word is its distance from its CIE."""
+    key = (unwind.block.astype(np.int64) << 32) | unwind.start
+    fde = np.flatnonzero(back != 0)
+    wanted = key[fde] + 4 - back[fde]
+    row = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+    bad = fde[(key[row] != wanted) | (back[row] != 0)] if len(fde) else fde
+    if len(bad):
+        raise _broken(
+            graph, int(unwind.block[bad[0]]), int(unwind.start[bad[0]]), "an FDE has no CIE"
+        )
+    unwind.cie = np.full(len(key), NO_ROW, np.int32)
+    unwind.cie[fde] = row
+
+
+def _find_edges(graph: LinkGraph, unwind: Unwind) -> None:
+    """Set the edges of each record, and the code that each FDE describes."""
+    edges, symbols, blocks = graph.edges, graph.symbols, graph.blocks
+    place = (edges.block.astype(np.int64) << 32) | edges.offset
+    key = (unwind.block.astype(np.int64) << 32) | unwind.start
+    unwind.first_edge = np.searchsorted(place, key)
+    unwind.last_edge = np.searchsorted(place, key + unwind.size)
+    row = np.searchsorted(place, key + _BEGIN)
+    inside = (row < unwind.last_edge) & (unwind.cie != NO_ROW)
+    row = np.where(inside, row, NO_ROW).astype(np.int32)
+    has = inside & (lookup(place, row, NO_ROW) == key + _BEGIN)
+    unwind.begin_symbol = np.where(has, lookup(edges.symbol, row, NO_ROW), NO_ROW).astype(
+        np.int32
+    )
+    unwind.begin_addend = lookup(edges.addend, row, 0)
+    within = lookup(symbols.origin, unwind.begin_symbol, Origin.UNDEFINED) == Origin.BLOCK
+    code = np.where(within, lookup(symbols.block, unwind.begin_symbol, NO_ROW), NO_ROW)
+    # A losing COMDAT copy's FDE is bound to the winner's section: that one has its own FDE.
+    own = lookup(blocks.object, code, NO_ROW) == blocks.object[unwind.block]
+    own &= lookup(blocks.region, code, Region.NONE) == Region.CODE
+    unwind.code = np.where(own, code, NO_ROW).astype(np.int32)
+
+
+def unwind_edges(unwind: Unwind) -> tuple[I32, I64]:
+    """Return (code block, edge row) of all that the unwinder follows from a code block.
+
+    These are the edges of its FDEs (the exception table) and of their CIEs (the personality).
+    """
+    fde = np.flatnonzero(unwind.code != NO_ROW)
+    record = np.concatenate([fde, unwind.cie[fde].astype(np.int64)])
+    code = np.concatenate([unwind.code[fde], unwind.code[fde]])
+    first, count = (
+        unwind.first_edge[record],
+        unwind.last_edge[record] - unwind.first_edge[record],
+    )
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(code, count), np.repeat(first, count) + step
+
+
+def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:
+    """Drop every record that describes no placed code, in place; the blocks get smaller.
+
+    Sets blocks.live of the tables. Edges of dropped records die; the others move with their
+    record. A header block is added, whose size is final.
+    """
+    blocks = graph.blocks
+    kept = lookup(blocks.live & ~blocks.same, unwind.code, 0)
+    kept[unwind.cie[kept]] = True
+    blocks.live[np.unique(unwind.block)] = False
+    blocks.live[np.unique(unwind.block[kept])] = True
+    new_start = _new_starts(unwind, kept)
+    _move_edges(graph, unwind, kept, new_start)
+    for block in np.unique(unwind.block).tolist():
+        _compact(graph, unwind, block, kept, new_start)
+    unwind.start = new_start
+    unwind.code = np.where(kept, unwind.code, NO_ROW).astype(np.int32)
+    fdes = int((unwind.code != NO_ROW).sum())
+    if fdes:
+        size = np.array([_HEADER_SIZE + 8 * fdes], np.int64)
+        unwind.header = int(append_filled_blocks(graph, size, align=4)[0])
+
+
+def _new_starts(unwind: Unwind, kept: Bool) -> I64:
+    """Return where each record begins among the kept ones of its block."""
+    size = np.where(kept, unwind.size, 0)
+    end = np.cumsum(size)
+    head = np.searchsorted(unwind.block, unwind.block)  # the block's first record
+    return end - size - (end - size)[head]
+
+
+def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) -> None:
+    """Move edges with their records; those of dropped ones die, yet keep the table sorted."""
+    count = unwind.last_edge - unwind.first_edge
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    row = np.repeat(unwind.first_edge, count) + step
+    stays = np.repeat(kept, count)
+    inner = graph.edges.offset[row].astype(np.int64) - np.repeat(unwind.start, count)
+    moved = np.repeat(new_start, count) + np.where(stays, inner, 0)
+    graph.edges.offset[row] = moved
+    alive = graph.edges.live[row] & stays
+    in_tables = np.isin(graph.edges.block, unwind.block)
+    graph.edges.live[in_tables] = False  # what follows a terminating zero is in no record
+    graph.edges.live[row] = alive
+
+
+def _compact(graph: LinkGraph, unwind: Unwind, block: int, kept: Bool, new_start: I64) -> None:
+    """Close the gaps between a block's kept records and mend their CIE pointers."""
+    rows = np.flatnonzero(unwind.block == block)
+    data = graph.block_bytes(block)
+    stays = np.repeat(kept[rows], unwind.size[rows])
+    left = data[: len(stays)][stays]
+    fde = rows[kept[rows] & (unwind.cie[rows] != NO_ROW)]
+    back: I64 = new_start[fde] + 4 - new_start[unwind.cie[fde]]
+    left[(new_start[fde] + 4)[:, None] + np.arange(4)] = (
+        back.astype("<u4").view(np.uint8).reshape(-1, 4)
+    )
+    data[: len(left)] = left
+    graph.blocks.size[block] = len(left)
+
+
+def unwind_ranges(graph: LinkGraph, unwind: Unwind) -> tuple[U64, U64]:
+    """Return where each kept FDE's code begins, sorted, and where the FDE is.
+
+    Args:
+        graph: Every block has its address.
+        unwind: Cut down to what is placed.
+    """
+    symbols, blocks = graph.symbols, graph.blocks
+    fde = np.flatnonzero(unwind.code != NO_ROW)
+    begin = blocks.addr[unwind.code[fde]] + symbols.offset[unwind.begin_symbol[fde]]
+    begin = begin + unwind.begin_addend[fde].astype(np.uint64)
+    at = blocks.addr[unwind.block[fde]] + unwind.start[fde].astype(np.uint64)
+    order = np.argsort(begin, kind="stable")
+    return begin[order], at[order]
+
+
+def write_eh_frame_hdr(graph: LinkGraph, unwind: Unwind) -> None:
+    """Write the table through which unwinders find an FDE by binary search."""
+    if unwind.header == NO_ROW:
+        return
+    begin, at = unwind_ranges(graph, unwind)
+    header = graph.blocks.addr[unwind.header]
+    table: U8 = graph.block_bytes(unwind.header)
+    table[:4] = np.frombuffer(_HEADER, np.uint8)
+    frame = np.array([int(at.min()) - int(header) - 4], "<i8").astype("<i4")
+    table[4:8] = frame.view(np.uint8)
+    table[8:12] = np.array([len(begin)], "<u4").view(np.uint8)
+    pairs = np.stack([begin - header, at - header], axis=1).view(np.int64)
+    table[12:] = pairs.astype("<i4").reshape(-1).view(np.uint8)

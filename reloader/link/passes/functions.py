@@ -1,0 +1,258 @@
+"""Which functions callers reach through a stub, and edges that mean one without naming it.
+
+Assemblers write a reference to a static function as *section symbol + addend*, and resolve
+`call g` and `lea g(%rip)` to the same section without any relocation. The calls are right, since
+a block moves as a whole. The addresses are not: a callback registered by one generation must be
+the function's canonical address, or it never sees the next generation. So both forms become edges
+to the function's symbol; jump tables and unwind tables, which mean bytes of this very block, keep
+their section symbol.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import capstone
+import numpy as np
+
+from reloader.arch.base import Architecture
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
+from reloader.link.graph import LinkGraph, Origin
+from reloader.link.grow import append_edges, lookup
+from reloader.link.names import OWN_BYTES_NAME, matching, named_blocks
+from reloader.live.objects import LiveObject
+
+STT_FUNC, STT_SECTION, STT_TLS = 2, 3, 6
+STB_LOCAL = 0
+# Parts that a compiler splits off: their callers are all in the same object, they come and go.
+_PIECE: Final = rb"[^\n]*\.(?:cold\b|part\.|isra\.|constprop\.|lto_priv\.)"
+FIELD_TO_NEXT: Final = 4  # a branch or lea ends with its 4-byte field
+
+
+def mark_functions(graph: LinkGraph, arch: Architecture) -> None:
+    """Set symbols.reloadable, and make every address of a function an edge to its symbol."""
+    symbols, blocks = graph.symbols, graph.blocks
+    inside = symbols.origin == Origin.BLOCK
+    code = inside & (lookup(blocks.region, symbols.block, Region.NONE) == Region.CODE)
+    function = code & (symbols.type == STT_FUNC)
+    symbols.reloadable = function & ~_pieces(symbols.name, function)
+    starts = _function_starts(graph)
+    retarget_section_edges(graph, arch, starts)
+    add_hidden_edges(graph, arch, starts)
+
+
+def _pieces(names: list[bytes], among: Bool) -> Bool:
+    """Return (n,) which of some functions are a compiler's pieces of another."""
+    rows = np.flatnonzero(among)
+    piece = np.zeros(len(names), np.bool_)
+    piece[rows[matching([names[row] for row in rows.tolist()], _PIECE)]] = True
+    return piece
+
+
+def _key(block: I32, offset: Any) -> I64:  # noqa: ANN401  any integer column
+    """Return one sortable number a place."""
+    return (block.astype(np.int64) << 32) | offset.astype(np.int64)
+
+
+def _function_starts(graph: LinkGraph) -> tuple[I64, I32]:
+    """Return the sorted places where reloadable functions start, and the symbol of each.
+
+    Of several names for one place the first global one is taken, else the first.
+    """
+    symbols = graph.symbols
+    rows = np.flatnonzero(symbols.reloadable).astype(np.int32)
+    key = _key(symbols.block[rows], symbols.offset[rows])
+    order = np.lexsort((rows, symbols.binding[rows] == STB_LOCAL, key))
+    places, first = np.unique(key[order], return_index=True)
+    return places, rows[order][first]
+
+
+def _find(starts: tuple[I64, I32], key: I64) -> I32:
+    """Return the function that starts at each place, or NO_ROW."""
+    places, rows = starts
+    if not len(places):
+        return np.full(len(key), NO_ROW, np.int32)
+    at = np.minimum(np.searchsorted(places, key), len(places) - 1)
+    return np.where(places[at] == key, rows[at], NO_ROW).astype(np.int32)
+
+
+def content_fields(graph: LinkGraph) -> I64:
+    """Return (e,) the place in LinkGraph.content of every edge's field."""
+    return graph.blocks.content[graph.edges.block] + graph.edges.offset.astype(np.int64)
+
+
+def branch_edges(graph: LinkGraph, arch: Architecture) -> Bool:
+    """Return (e,) which edges are the field of a call or jump."""
+    blocks, edges = graph.blocks, graph.edges
+    kinds = arch.kinds[edges.kind]
+    code = blocks.region[edges.block] == Region.CODE
+    suspect = code & kinds["pc"] & (kinds["width"] == 4) & ~kinds["branch"]
+    branch = kinds["branch"].copy()
+    rows = np.flatnonzero(suspect & (kinds["table"] == 0))
+    branch[rows] = arch.is_branch(graph.content, content_fields(graph)[rows])
+    return branch
+
+
+def retarget_section_edges(
+    graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]
+) -> None:
+    """Make section symbol + addend the symbol of the function that starts exactly there."""
+    symbols, blocks, edges = graph.symbols, graph.blocks, graph.edges
+    block = symbols.block[edges.symbol]
+    section = symbols.type[edges.symbol] == STT_SECTION
+    section &= lookup(blocks.region, block, Region.NONE) == Region.CODE
+    rows = np.flatnonzero(section & ~named_blocks(graph, OWN_BYTES_NAME)[edges.block])
+    pc = arch.kinds["pc"][edges.kind[rows]]
+    from_code = blocks.region[edges.block[rows]] == Region.CODE
+    field = content_fields(graph)[rows]
+    takes = arch.is_branch(graph.content, field) | arch.is_lea(graph.content, field)
+    rows, pc = rows[~pc | (from_code & takes)], pc[~pc | (from_code & takes)]
+    adjust = np.where(pc, FIELD_TO_NEXT, 0)
+    section_offset = symbols.offset[edges.symbol[rows]].astype(np.int64)
+    target = section_offset + edges.addend[rows] + adjust
+    symbol = _find(starts, _key(symbols.block[edges.symbol[rows]], target))
+    hit = symbol != NO_ROW
+    edges.symbol[rows[hit]] = symbol[hit]
+    edges.addend[rows[hit]] = -adjust[hit]
+
+
+def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]) -> None:
+    """Add the edges that an assembler left out: `lea f(%rip)` of a function in the same section.
+
+    Bytes that look like one and land exactly on a function are confirmed by decoding.
+    """
+    block, field = lea_candidates(graph, arch)
+    content = graph.content
+    bytes_at = field[:, None] + np.arange(4)
+    distance = content[bytes_at].view("<i4").reshape(-1).astype(np.int64)
+    offset = field - graph.blocks.content[block]
+    target = offset + FIELD_TO_NEXT + distance
+    symbol = _find(starts, _key(block, np.maximum(target, 0)))
+    rows = np.flatnonzero((symbol != NO_ROW) & (target >= 0))
+    rows = rows[_not_an_edge(graph, _key(block[rows], offset[rows]))]
+    rows = rows[_confirmed(graph, arch, starts, block[rows], offset[rows])]
+    append_edges(
+        graph,
+        len(rows),
+        block=block[rows],
+        offset=offset[rows],
+        kind=arch.pc32,
+        symbol=symbol[rows],
+        addend=-FIELD_TO_NEXT,
+    )
+
+
+def lea_candidates(graph: LinkGraph, arch: Architecture) -> tuple[I32, I64]:
+    """Return the code block and the place in content of every field that a lea might have."""
+    blocks, content = graph.blocks, graph.content
+    code = np.flatnonzero((blocks.region == Region.CODE) & (blocks.content >= 0))
+    code = code[np.argsort(blocks.content[code], kind="stable")].astype(np.int32)
+    if not len(code):
+        return code, np.zeros(0, np.int64)
+    field = arch.lea_fields(content)
+    row = np.searchsorted(blocks.content[code], field, side="right") - 1
+    block = code[np.maximum(row, 0)]
+    offset = field - blocks.content[block]
+    fits = (row >= 0) & (offset >= 2) & (offset + 4 <= blocks.size[block].astype(np.int64))
+    return block[fits], field[fits]
+
+
+def _not_an_edge(graph: LinkGraph, key: I64) -> Bool:
+    """Return which places have no edge yet."""
+    return ~np.isin(key, _key(graph.edges.block, graph.edges.offset))
+
+
+def _confirmed(
+    graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32], block: I32, offset: I64
+) -> Bool:
+    """Return which fields end an instruction, decoding from the start of the function around.
+
+    One decoding pass serves all candidates of a function.
+    """
+    places = starts[0]
+    around = np.searchsorted(places, _key(block, offset), side="right") - 1
+    begin = np.where(around >= 0, places[np.maximum(around, 0)], -1)
+    same = (begin >> 32) == block
+    first = np.where(same, begin & 0xFFFF_FFFF, 0)
+    good = np.zeros(len(block), np.bool_)
+    decoder = capstone.Cs(*arch.capstone)
+    for group in _groups(_key(block, first)):
+        data = graph.block_bytes(int(block[group[0]]))
+        last = int(offset[group].max()) + FIELD_TO_NEXT
+        start = int(first[group[0]])
+        code = data[start:last].tobytes()
+        ends = [at + size for at, size, _, _ in decoder.disasm_lite(code, start)]
+        good[group] = np.isin(offset[group] + FIELD_TO_NEXT, ends)
+    return good
+
+
+def _groups(key: I64) -> list[I64]:
+    """Return the rows of each distinct key."""
+    order = np.argsort(key, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1) if len(key) else []
+
+
+def bind_functions(graph: LinkGraph, live: Sequence[LiveObject | None]) -> None:
+    """Give functions and thread-local variables the address and slot of their live version.
+
+    A name belongs to the live version's symbol of the same name and the same localness; of
+    several local ones the first is paired with the first, the second with the second.
+    """
+    for row, version in enumerate(live):
+        if version is not None:
+            _bind_one(graph, row, version)
+
+
+def _bind_one(graph: LinkGraph, row: int, version: LiveObject) -> None:
+    symbols = graph.symbols
+    own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
+    old = version.file
+    defined = old.symbol_sections >= 0
+    threads = defined & (old.types() == STT_TLS)
+    before = _named(old.symbol_names, old.bindings(), defined & (old.types() == STT_FUNC))
+    names, binding = symbols.name[own], symbols.binding[own]
+    after = _named(names, binding, symbols.reloadable[own])
+    _take(graph, own.start, after, before, version)
+    before = _named(old.symbol_names, old.bindings(), threads)
+    inside = symbols.origin[own] == Origin.BLOCK
+    after = _named(names, binding, inside & (symbols.type[own] == STT_TLS))
+    sizes = old.symbols["st_size"]
+    after = {
+        key: new
+        for key, new in after.items()
+        if key in before and sizes[before[key]] == symbols.size[own][new]
+    }
+    for new in _take(graph, own.start, after, before, version).tolist():
+        symbols.origin[new] = Origin.BOUND
+        symbols.entry[new] = symbols.addr[new]
+
+
+def _named(names: list[bytes], binding: Any, among: Bool) -> dict[tuple[bytes, bool, int], int]:  # noqa: ANN401  any integer column
+    """Return the row of each (name, local, how many of that name came before)."""
+    found: dict[tuple[bytes, bool, int], int] = {}
+    turns: dict[tuple[bytes, bool], int] = {}
+    rows = np.flatnonzero(among)
+    for row, local in zip(rows.tolist(), (binding[rows] == STB_LOCAL).tolist(), strict=True):
+        turn = turns[names[row], local] = turns.get((names[row], local), -1) + 1
+        found[names[row], local, turn] = row
+    return found
+
+
+def _take(
+    graph: LinkGraph,
+    first: int,
+    after: dict[tuple[bytes, bool, int], int],
+    before: dict[tuple[bytes, bool, int], int],
+    version: LiveObject,
+) -> I64:
+    """Copy address and slot of the pairs whose old side has an address; return the new rows."""
+    symbols = graph.symbols
+    pairs = [(new, before[key]) for key, new in after.items() if key in before]
+    new, old = np.array(pairs, np.int64).reshape(-1, 2).T
+    addr: U64 = version.symbol_addr[old]
+    known = addr != np.uint64(NO_ADDR)
+    rows = new[known] + first
+    symbols.addr[rows] = addr[known]
+    symbols.slot[rows] = version.symbol_slot[old[known]]
+    direct = rows[symbols.slot[rows] == NO_ROW]
+    symbols.entry[direct] = symbols.addr[direct]
+    return rows

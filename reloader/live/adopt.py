@@ -1,0 +1,33 @@
+"""After a flip: the daemon's picture of the process becomes what the process now is."""
+
+from dataclasses import replace
+
+from reloader.ids import Generation
+from reloader.live.ledger import Held
+from reloader.live.plan import Plan
+from reloader.live.program import Program
+
+
+def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
+    """Take a transaction that is live into the program; return what it superseded.
+
+    What was planned did not know its number yet: the journal gave it.
+    """
+    for version in plan.versions:
+        live = replace(version, generation=generation)
+        program.objects[live.file.key] = live
+        program.index.add_live(live)
+    plan.held = [replace(row, generation=generation) for row in plan.held]
+    program.ledger.add(plan.held)
+    if plan.directory is not None:
+        program.ledger.add([Held(plan.directory, generation, ("", ""))])
+        program.directory = plan.directory
+    entries = [row for row in range(len(plan.redirects)) if plan.redirected]
+    for row in entries:
+        slot = plan.redirected[int(plan.redirects.function[row])]
+        size = int(plan.redirects.size[row])
+        old = plan.redirects.old[row, :size].tobytes()
+        new = plan.redirects.new[row, :size].tobytes()
+        program.redirects.setdefault(slot, []).append((int(plan.redirects.addr[row]), old, new))
+    program.generation = generation
+    return program.ledger.supersede(program.roots())

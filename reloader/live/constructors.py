@@ -1,0 +1,35 @@
+"""Constructors: what an object that is new to the process wants to have run before its code is reached.
+
+They run on the agent's thread, in the order a linker would give them: by the priority in the section's name, lowest first,
+then in the order of the objects. An object that has a live version runs none: its variables are initialised already.
+"""
+
+import numpy as np
+
+from reloader.ids import NO_ROW, Addr
+from reloader.link.graph import LinkGraph
+from reloader.live.program import Program
+
+_PREFIX = b".init_array"
+_LAST = 65536  # a section without a priority comes after all that have one
+
+
+def run(program: Program, graph: LinkGraph) -> None:
+    """Call the constructors of every object of a written graph that the process does not know."""
+    for _, function in sorted(pending(program, graph), key=lambda item: item[0]):
+        program.target.call(Addr(function))
+
+
+def pending(program: Program, graph: LinkGraph) -> list[tuple[int, int]]:
+    """Return (priority, address) of each constructor to run, in the order of the blocks."""
+    blocks = graph.blocks
+    found: list[tuple[int, int]] = []
+    for block in np.flatnonzero(blocks.live & (blocks.section != NO_ROW)).tolist():
+        file = graph.objects[int(blocks.object[block])]
+        name = file.section_names[int(blocks.section[block])]
+        if not name.startswith(_PREFIX) or file.key in program.objects:
+            continue
+        priority = int(name[len(_PREFIX) + 1 :] or _LAST)
+        pointers = graph.block_bytes(block).view("<u8").tolist()
+        found += [(priority, pointer) for pointer in pointers if pointer not in {0, 2**64 - 1}]
+    return found

@@ -1,0 +1,93 @@
+"""The ledger: every piece of arena that we hold, whose it is, and what else it needs.
+
+An allocation is needed while a live object, a slot or the unwind directory refers to an address in it, or while another
+needed allocation does: code kept from generation 3 still reads the constants that came with generation 3. What is needed is
+therefore found by marking, as a garbage collector does, over a graph of allocations that has one row a reload, object and
+region, not one a block.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reloader.ids import I32, NO_ROW, U64, Generation, Region
+from reloader.live.target import Allocation
+
+
+@dataclass(slots=True)
+class Held:
+    """One allocation that is ours."""
+
+    allocation: Allocation
+    generation: Generation
+    object: tuple[str, str]  # (path, member) it was made for; ("", "") for the whole transaction
+    unwind_addr: int = 0  # the .eh_frame_hdr that describes this code, 0: none
+    references: set[int] = field(default_factory=set[int])  # start addresses of allocations it needs
+    superseded: bool = False  # nothing of ours refers to it; waits for the proof that nobody does
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All held allocations, by start address."""
+
+    rows: dict[int, Held] = field(default_factory=dict[int, Held])
+
+    def add(self, held: Iterable[Held]) -> None:
+        """Take note of new allocations."""
+        for row in held:
+            self.rows[int(row.allocation.addr)] = row
+
+    def remove(self, allocations: Iterable[Allocation]) -> None:
+        """Forget allocations: they were given back to the arena."""
+        for allocation in allocations:
+            self.rows.pop(int(allocation.addr), None)
+
+    def find(self, addrs: U64) -> tuple[list[int], I32]:
+        """Return (the sorted start addresses, (a,) the row among them that holds each address or NO_ROW)."""
+        starts = sorted(self.rows)
+        if not starts:
+            return starts, np.full(len(addrs), NO_ROW, np.int32)
+        begin = np.array(starts, np.uint64)
+        sizes = [self.rows[start].allocation.size for start in starts]
+        end = begin + np.array(sizes, np.uint64)
+        row = np.searchsorted(begin, addrs, side="right").astype(np.int32) - 1
+        inside = (row >= 0) & (addrs < end[np.maximum(row, 0)])
+        return starts, np.where(inside, row, NO_ROW).astype(np.int32)
+
+    def holding(self, addrs: U64) -> set[int]:
+        """Return the start addresses of the allocations that hold any of the addresses."""
+        starts, row = self.find(addrs)
+        return {starts[i] for i in np.unique(row[row >= 0])}
+
+    def supersede(self, roots: U64) -> list[Held]:
+        """Mark what the roots reach and return what became superseded just now.
+
+        Args:
+            roots: (r,) every address that a live object, a slot or the directory names.
+        """
+        needed: set[int] = set()
+        frontier = self.holding(roots)
+        while frontier:
+            needed |= frontier
+            frontier = set[int]().union(*(self.rows[start].references for start in frontier))
+            frontier = {start for start in frontier if start in self.rows} - needed
+        fresh = [row for at, row in self.rows.items() if at not in needed and not row.superseded]
+        for row in fresh:
+            row.superseded = True
+        return fresh
+
+    def unwind_entries(self) -> list[tuple[int, int, int]]:
+        """Return (start, end, .eh_frame_hdr address) of all code with unwind tables, sorted."""
+        return sorted(
+            (int(row.allocation.addr), int(row.allocation.addr) + row.allocation.size, row.unwind_addr)
+            for row in self.rows.values()
+            if row.unwind_addr
+        )
+
+    def bytes_by_region(self, rows: Sequence[Held] | None = None) -> dict[str, int]:
+        """Return how many bytes are held in each region."""
+        total = dict.fromkeys((region.name.lower() for region in Region if region < Region.TLS), 0)
+        for row in self.rows.values() if rows is None else rows:
+            total[row.allocation.region.name.lower()] += row.allocation.size
+        return total

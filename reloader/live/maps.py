@@ -1,0 +1,54 @@
+"""/proc/PID/maps as rows, and the questions that are asked of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from reloader.errors.live import TargetGoneError
+from reloader.ids import Addr
+from reloader.live.target import Mapping
+
+ARENA_NAME = "/memfd:reloader (deleted)"
+
+
+def parse_maps(text: str) -> list[Mapping]:
+    """Return the mappings of a maps file's text, in address order."""
+    rows: list[Mapping] = []
+    for line in text.splitlines():
+        fields = line.split(maxsplit=5)
+        start, _, end = fields[0].partition("-")
+        rows.append(
+            Mapping(
+                start=Addr(int(start, 16)),
+                end=Addr(int(end, 16)),
+                protection=fields[1],
+                file_offset=int(fields[2], 16),
+                inode=int(fields[4]),
+                name=fields[5] if len(fields) > 5 else "",
+            )
+        )
+    return rows
+
+
+def read_maps(pid: int) -> list[Mapping]:
+    """Return the mappings of a process as they are now.
+
+    Raises:
+        TargetGoneError: It has ended.
+    """
+    try:
+        text = Path(f"/proc/{pid}/maps").read_text("utf-8", "surrogateescape")
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TargetGoneError(pid, "reading its mappings") from error
+    if not text:  # a zombie has an empty file
+        raise TargetGoneError(pid, "reading its mappings")
+    return parse_maps(text)
+
+
+def find_mapping(maps: Iterable[Mapping], addr: int) -> Mapping | None:
+    """Return the mapping that holds an address."""
+    return next((row for row in maps if row.start <= addr < row.end), None)
+
+
+def arena_control(maps: Iterable[Mapping]) -> Mapping | None:
+    """Return the mapping of an arena's control region: the memfd's first bytes."""
+    return next((m for m in maps if m.name == ARENA_NAME and m.file_offset == 0), None)

@@ -1,0 +1,1 @@
+"""The steps of the baseline: tables, evidence, placement, search, judgement."""

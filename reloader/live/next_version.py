@@ -1,0 +1,97 @@
+"""What each object will be once a transaction is live, and what its new memory depends on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Generation, Region
+from reloader.link.graph import LinkGraph
+from reloader.link.layout import Placed, body_addr
+from reloader.link.passes.bind_data import next_data_map
+from reloader.live.ledger import Held, Ledger
+from reloader.live.objects import LiveObject
+from reloader.live.program import Program
+
+
+def next_versions(graph: LinkGraph, program: Program, generation: Generation) -> list[LiveObject]:
+    """Return the LiveObject of every object of a placed graph."""
+    versions: list[LiveObject] = []
+    for row, file in enumerate(graph.objects):
+        own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
+        before = program.objects.get(file.key)
+        versions.append(
+            LiveObject(
+                file=file,
+                generation=generation,
+                section_addr=section_addrs(graph, row),
+                symbol_addr=defined_addrs(graph, own),
+                symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
+                data=next_data_map(graph, row, before),
+            )
+        )
+    return versions
+
+
+def section_addrs(graph: LinkGraph, row: int) -> U64:
+    """Return (s,) where the single copy of each section lives; writable ones are in the data map."""
+    blocks = graph.blocks
+    block = graph.block_of_section[row]
+    addr = blocks.addr[np.maximum(block, 0)]
+    single = (block != NO_ROW) & (blocks.region[np.maximum(block, 0)] <= Region.RODATA)
+    return np.where(single, addr, np.uint64(NO_ADDR)).astype(np.uint64)
+
+
+def defined_addrs(graph: LinkGraph, own: slice) -> U64:
+    """Return the canonical address of an object's own symbols, NO_ADDR for undefined ones."""
+    sections = np.concatenate([file.symbol_sections for file in graph.objects])
+    undefined = sections[own] == -1
+    return np.where(undefined, np.uint64(NO_ADDR), graph.symbols.addr[own]).astype(np.uint64)
+
+
+def hold(
+    graph: LinkGraph, placed: Sequence[Placed], ledger: Ledger, generation: Generation, unwind: int
+) -> list[Held]:
+    """Return the ledger rows of a transaction's allocations, with what each refers to.
+
+    Args:
+        graph: Placed; every symbol has its address.
+        placed: One row an object and region.
+        ledger: Only read: what older generations hold.
+        generation: The one being made.
+        unwind: Address of the transaction's `.eh_frame_hdr`, 0: it has none.
+    """
+    rows = [
+        Held(
+            allocation=item.allocation,
+            generation=generation,
+            object=graph.objects[item.object].key if item.object != NO_ROW else ("", ""),
+            unwind_addr=unwind if item.region == Region.CODE else 0,
+        )
+        for item in placed
+    ]
+    everything = Ledger(dict(ledger.rows))
+    everything.add(rows)
+    for source, target in referenced_pairs(graph, everything):
+        if source in everything.rows and everything.rows[source] in rows:
+            everything.rows[source].references.add(target)
+    if unwind:
+        table = everything.holding(np.array([unwind], np.uint64))
+        for row in rows:
+            row.references |= table if row.unwind_addr else set()
+    return rows
+
+
+def referenced_pairs(graph: LinkGraph, ledger: Ledger) -> list[tuple[int, int]]:
+    """Return the distinct (allocation of an edge's field, allocation of its target) start addresses."""
+    edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
+    used = edges.live & blocks.live[edges.block] & (blocks.addr[edges.block] != np.uint64(NO_ADDR))
+    source = blocks.addr[edges.block[used]]
+    symbol: I32 = edges.symbol[used]
+    pairs: set[tuple[int, int]] = set()
+    for target in (symbols.addr[symbol], body_addr(graph)[symbol]):
+        starts, from_row = ledger.find(source)
+        _, to_row = ledger.find(target)
+        inside = (from_row != NO_ROW) & (to_row != NO_ROW) & (from_row != to_row)
+        both = np.unique(np.stack([from_row[inside], to_row[inside]]), axis=1)
+        pairs |= {(starts[a], starts[b]) for a, b in both.T.tolist()}
+    return sorted(pairs)

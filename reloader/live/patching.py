@@ -1,0 +1,206 @@
+"""Writing a plan of redirects into the live process, whole or not at all, and taking it back.
+
+All threads are stopped, so no thread sees half of it; what remains to be checked is that none
+stands inside the bytes, in which case they all go on and the write is tried again a little later.
+Everything is prepared before the stop: inside are one read and one comparison for each run of
+code, the look at the program counters, and one write a page.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reloader.errors.base import ReloaderError
+from reloader.errors.redirect import CodeChangedError, PcInPatchError
+from reloader.ids import Addr, Bool
+from reloader.live.frames import RIP, thread_name
+from reloader.live.redirect import RedirectPlan, Way
+from reloader.live.target import Stopped, Target
+
+PAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often to stop all threads again when one stood inside bytes to be replaced."""
+
+    tries: int = 30
+    first_wait: float = 0.0005  # seconds
+    growth: float = 1.4
+    longest_wait: float = 0.05
+
+    def wait(self, attempt: int) -> float:
+        """Return the seconds to let the program run after a try (counted from 1)."""
+        return min(self.first_wait * self.growth ** (attempt - 1), self.longest_wait)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RedirectResult:
+    """What a patch did, and who was where at that moment."""
+
+    plan: RedirectPlan
+    stop_us: float  # the pause that wrote
+    lost_us: float  # pauses before it, at which a thread stood in the way
+    tries: int
+    waited: float  # seconds
+    tids: list[int]
+    registers: NDArray[np.uint64]  # (t, 27), see `frames.active_functions`
+
+
+PATIENCE: Final = Patience()
+
+
+def apply_redirects(
+    plan: RedirectPlan,
+    target: Target,
+    within: Callable[[], None] | None = None,
+    patience: Patience = PATIENCE,
+) -> RedirectResult:
+    """Write a plan in one stop of all threads.
+
+    Args:
+        plan: What to write.
+        target: The process.
+        within: Called in the same stop after the writes; if it raises, they are undone.
+        patience: How long to wait for threads to leave the bytes.
+
+    Raises:
+        CodeChangedError: The program does not hold the planned old bytes; nothing is written.
+        PcInPatchError: A thread stood inside them at every try; nothing is written.
+    """
+    lost_us = waited = 0.0
+    caught: tuple[int, int, int] | None = None
+    for attempt in range(1, patience.tries + 1):
+        runs = _images(plan, target)
+        with target.stop() as stopped:
+            caught = _caught(plan, stopped)
+            done = caught is None and all(
+                target.read(Addr(run.addr), len(run.before)).tobytes() == run.before
+                for run in runs
+            )
+            if done:
+                _write(runs, stopped, within)
+            tids, registers = list(stopped.tids), stopped.registers.copy()
+        stop_us = target.last_stop_us
+        if done:
+            return RedirectResult(plan, stop_us, lost_us, attempt, waited, tids, registers)
+        lost_us += stop_us
+        time.sleep(patience.wait(attempt))
+        waited += patience.wait(attempt)
+    raise _explain(plan, target, caught, patience.tries)
+
+
+def undo_redirects(
+    result: RedirectResult,
+    target: Target,
+    within: Callable[[], None] | None = None,
+    patience: Patience = PATIENCE,
+) -> RedirectResult:
+    """Restore the bytes that a patch replaced, under the same checks."""
+    return apply_redirects(result.plan.reversed(), target, within, patience)
+
+
+def overwritten(plan: RedirectPlan, target: Target) -> Bool:
+    """Return (w,) whether a place no longer holds what the plan wrote there."""
+    sizes = plan.size.tolist()
+    return np.array(
+        [
+            not np.array_equal(target.read(Addr(addr), size), plan.new[row, :size])
+            for row, (addr, size) in enumerate(zip(plan.addr.tolist(), sizes, strict=True))
+        ],
+        np.bool_,
+    )
+
+
+@dataclass(slots=True)
+class _Run:
+    """Places less than a page apart: compared in one read, written a page at a time."""
+
+    addr: int
+    before: bytes
+    pieces: list[tuple[int, bytes, bytes]]  # address, old bytes, new bytes
+
+
+def _images(plan: RedirectPlan, target: Target) -> list[_Run]:
+    """Prepare all bytes before the stop; raise CodeChangedError where the old ones differ."""
+    starts = plan.addr.astype(np.int64)
+    ends = starts + plan.size
+    cuts = np.flatnonzero(starts[1:] - ends[:-1] >= PAGE) + 1
+    return [
+        _image(plan, target, rows.tolist())
+        for rows in np.split(np.arange(len(plan)), cuts)
+        if len(rows)
+    ]
+
+
+def _image(plan: RedirectPlan, target: Target, rows: list[int]) -> _Run:
+    base = int(plan.addr[rows[0]])
+    last = int(plan.addr[rows[-1]]) + int(plan.size[rows[-1]])
+    before = target.read(Addr(base), last - base)
+    after = before.copy()
+    pages: dict[int, tuple[int, int]] = {}  # page -> first and last offset that change
+    for row in rows:
+        first, size = int(plan.addr[row]) - base, int(plan.size[row])
+        found, expected = before[first : first + size], plan.old[row, :size]
+        if not np.array_equal(found, expected):
+            raise CodeChangedError(
+                plan.name_of(row), base + first, expected.tobytes(), found.tobytes()
+            )
+        after[first : first + size] = plan.new[row, :size]
+        page = (base + first) // PAGE
+        pages[page] = (pages.get(page, (first, 0))[0], first + size)
+    pieces = [
+        (base + first, before[first:end].tobytes(), after[first:end].tobytes())
+        for first, end in pages.values()
+    ]
+    return _Run(base, before.tobytes(), pieces)
+
+
+def _write(runs: list[_Run], stopped: Stopped, within: Callable[[], None] | None) -> None:
+    """Write everything, or leave everything as it was."""
+    with ExitStack() as undo:
+        for run in runs:
+            for addr, before, after in run.pieces:
+                undo.callback(stopped.write, Addr(addr), before)
+                stopped.write(Addr(addr), after)
+        if within is not None:
+            within()
+        undo.pop_all()
+
+
+def _caught(plan: RedirectPlan, stopped: Stopped) -> tuple[int, int, int] | None:
+    """Return (row, program counter, thread or 0) of somebody who stands inside the bytes.
+
+    At the first byte of an entry is before or after the jump, which is fine both ways. Padding
+    is entered only through a jump of ours: to restore it under that one is not.
+    """
+    if not len(plan):
+        return None
+    first = plan.addr + (plan.way != Way.HOLE).astype(np.uint64)
+    pcs = stopped.program_counters()
+    row = np.searchsorted(first, pcs, side="right") - 1
+    inside = (row >= 0) & (pcs < (plan.addr + plan.size)[np.maximum(row, 0)])
+    if not inside.any():
+        return None
+    at = int(np.flatnonzero(inside)[0])
+    thread = np.flatnonzero(stopped.registers[:, RIP] == pcs[at])
+    return int(row[at]), int(pcs[at]), stopped.tids[int(thread[0])] if len(thread) else 0
+
+
+def _explain(
+    plan: RedirectPlan, target: Target, caught: tuple[int, int, int] | None, tries: int
+) -> ReloaderError:
+    """Return the error for a plan that could not be written at any try."""
+    if caught is None:  # other bytes near by changed between each look and its stop
+        addr, size = int(plan.addr[0]), int(plan.size[0])
+        found = target.read(Addr(addr), size).tobytes()
+        return CodeChangedError(plan.name_of(0), addr, plan.old[0, :size].tobytes(), found)
+    row, pc, tid = caught
+    thread = thread_name(target.pid, tid) if tid else ""
+    addr = int(plan.addr[row])
+    return PcInPatchError(plan.name_of(row), addr, pc, tid=tid, thread=thread, tries=tries)

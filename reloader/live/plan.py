@@ -1,0 +1,42 @@
+"""Plan: one transaction, linked and placed, with all that making it live takes."""
+
+from dataclasses import dataclass
+
+from reloader.ids import I32, U64
+from reloader.link.graph import LinkGraph
+from reloader.link.layout import Placed
+from reloader.link.passes.bind_data import DataReport
+from reloader.live.ledger import Held
+from reloader.live.objects import LiveObject
+from reloader.live.redirect import RedirectPlan
+from reloader.live.target import Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """(f,) columns: the slots that a reload changes."""
+
+    slot: I32
+    old: U64  # 0: the slot is new
+    new: U64
+    symbol: I32  # row of the graph
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the steps after `link` need; nothing of it has been done to the process."""
+
+    graph: LinkGraph
+    data: DataReport
+    placed: list[Placed]
+    held: list[Held]  # the same memory, as the ledger will have it
+    flips: Flips
+    redirects: RedirectPlan  # jumps to write into the executable's own code; mostly none
+    redirected: list[int]  # the slots whose functions they redirect
+    versions: list[LiveObject]  # what each object will be once this is live
+    first_slot: int  # slots from here on are new
+    directory: Allocation | None = None  # the unwind directory that this transaction publishes
+
+    def is_empty(self) -> bool:
+        """Return whether nothing would change: no function, no new variable."""
+        return not len(self.flips.slot) and not self.placed

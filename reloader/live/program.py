@@ -1,0 +1,60 @@
+"""Program: all that the daemon knows of one live process, in one place.
+
+It is what a reload reads and, once it is live, what it changes. Everything here can be rebuilt: from the executable and the
+objects it was linked from (`baseline.py`), or, for a process that an earlier daemon has worked on, from the state.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reloader.arch.base import Architecture
+from reloader.elf.image import Image
+from reloader.ids import NO_ADDR, U64, Generation
+from reloader.live.baseline import Baseline
+from reloader.live.ledger import Ledger
+from reloader.live.objects import LiveObject
+from reloader.live.symbols import SymbolIndex
+from reloader.live.target import Allocation, Target
+from stubs.table import RESERVED, SlotTable
+
+Key = tuple[str, str]  # (path, member): what an object keeps over its versions
+Write = tuple[int, bytes, bytes]  # address in the executable's code, bytes before, bytes now
+
+
+@dataclass(slots=True)
+class Program:
+    """One process and everything of ours in it."""
+
+    target: Target
+    arch: Architecture
+    image: Image  # the executable that runs, with its load bias
+    baseline: Baseline
+    table: SlotTable
+    index: SymbolIndex
+    objects: dict[Key, LiveObject] = field(default_factory=dict[Key, LiveObject])
+    ledger: Ledger = field(default_factory=Ledger)
+    # by slot: the jumps that lead the original function's callers to its stub
+    redirects: dict[int, list[Write]] = field(default_factory=dict[int, list[Write]])
+    directory: Allocation | None = None  # the unwind directory that is published
+    generation: Generation = Generation(0)  # the newest that is live
+
+    def live_versions(self, keys: list[Key]) -> list[LiveObject | None]:
+        """Return what is live of each object, None for one that is new to the process."""
+        return [self.objects.get(key) for key in keys]
+
+    def roots(self) -> U64:
+        """Return every address by which something of ours is in use: objects, slots, directory."""
+        parts = [self.target.arena.slots[RESERVED : len(self.table)]]
+        if self.directory is not None:
+            parts.append(np.array([self.directory.addr], np.uint64))
+        for live in self.objects.values():
+            parts += [live.section_addr, live.data.addr]
+        roots = np.concatenate(parts)
+        return roots[(roots != np.uint64(NO_ADDR)) & (roots != 0)]
+
+    def slot_owners(self) -> dict[int, str]:
+        """Return the function name of each slot, for reports."""
+        return {
+            slot: key.name.decode("utf-8", "replace") for slot, key, _ in self.table.functions()
+        }

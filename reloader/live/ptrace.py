@@ -1,0 +1,171 @@
+"""The kernel calls that Python does not offer: ptrace, futex, process_vm_*, pidfds.
+
+Each function here is one system call with its error turned into OSError; what they are used for stands in
+`threads.py`, `inject.py` and `process.py`. ptrace belongs to the calling thread: whoever seized must also detach.
+"""
+
+import ctypes
+import os
+from typing import Final
+
+import numpy as np
+
+from reloader.ids import U8, U64
+
+PTRACE_PEEKUSER: Final = 3
+PTRACE_CONT: Final = 7
+PTRACE_GETREGS: Final = 12
+PTRACE_SETREGS: Final = 13
+PTRACE_DETACH: Final = 17
+PTRACE_SYSCALL: Final = 24
+PTRACE_SETOPTIONS: Final = 0x4200
+PTRACE_GETREGSET: Final = 0x4204
+PTRACE_SETREGSET: Final = 0x4205
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_LISTEN: Final = 0x4208
+PTRACE_GETSIGMASK: Final = 0x420A
+PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_O_TRACESYSGOOD: Final = 1
+PTRACE_EVENT_STOP: Final = 128
+NT_X86_XSTATE: Final = 0x202
+WALL: Final = 0x40000000  # wait for threads that are not children of ours, too
+
+REGISTER_COUNT: Final = 27
+# columns of user_regs_struct (sys/user.h)
+R_RBX, R_R11, R_RAX, R_RCX, R_RDX, R_RSI, R_RDI = 5, 6, 10, 11, 12, 13, 14
+R_R10, R_R8, R_R9, R_ORIG_RAX, R_RIP, R_RSP = 7, 9, 8, 15, 16, 19
+
+FUTEX_WAIT: Final = 0
+FUTEX_WAKE: Final = 1
+SYS_FUTEX: Final = 202
+FALLOC_PUNCH: Final = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.restype = ctypes.c_long
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+class IoVec(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class _TimeSpec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+_vm_readv = _libc.process_vm_readv
+_vm_writev = _libc.process_vm_writev
+for _function in (_vm_readv, _vm_writev):
+    _function.restype = ctypes.c_ssize_t
+    _function.argtypes = [
+        ctypes.c_int,
+        ctypes.POINTER(IoVec),
+        ctypes.c_ulong,
+        ctypes.POINTER(IoVec),
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
+_fallocate = _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> int:
+    """Make one ptrace request; raises OSError (ProcessLookupError if the thread is gone)."""
+    return _checked(_ptrace(request, tid, addr, data))
+
+
+def get_registers(tid: int, out: U64) -> None:
+    """Fill (27,) user_regs_struct of a stopped thread."""
+    ptrace(PTRACE_GETREGS, tid, 0, out.ctypes.data)
+
+
+def set_registers(tid: int, registers: U64) -> None:
+    """Replace the registers of a stopped thread."""
+    ptrace(PTRACE_SETREGS, tid, 0, registers.ctypes.data)
+
+
+def get_vector_state(tid: int) -> bytes:
+    """Return the x87, SSE, AVX and further state of a stopped thread, as the kernel lays it out."""
+    space = ctypes.create_string_buffer(16384)
+    part = IoVec(ctypes.addressof(space), len(space))
+    ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(part))
+    return space.raw[: int(part.size)]
+
+
+def set_vector_state(tid: int, state: bytes) -> None:
+    """Restore what `get_vector_state` returned."""
+    space = ctypes.create_string_buffer(state, len(state))
+    part = IoVec(ctypes.addressof(space), len(state))
+    ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(part))
+
+
+def get_signal_mask(tid: int) -> int:
+    """Return the blocked signals of a stopped thread as a bit set."""
+    mask = ctypes.c_uint64()
+    ptrace(PTRACE_GETSIGMASK, tid, 8, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """Replace the blocked signals of a stopped thread."""
+    ptrace(PTRACE_SETSIGMASK, tid, 8, ctypes.addressof(ctypes.c_uint64(mask)))
+
+
+def read_memory(pid: int, addr: int, out: U8) -> int:
+    """Copy target memory into `out`; return how many bytes could be read."""
+    local = IoVec(out.ctypes.data, out.nbytes)
+    remote = IoVec(addr, out.nbytes)
+    done = _vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if done < 0 and ctypes.get_errno() == 14:  # EFAULT: not even the first byte
+        return 0
+    return _checked(done)
+
+
+def write_memory(pid: int, addr: int, data: bytes) -> int:
+    """Copy bytes into writable target memory; return how many could be written."""
+    local = IoVec(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
+    remote = IoVec(addr, len(data))
+    done = _vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if done < 0 and ctypes.get_errno() == 14:
+        return 0
+    return _checked(done)
+
+
+def futex_wait(word_addr: int, expected: int, seconds: float) -> None:
+    """Sleep until somebody wakes the word (in our memory), it changed already, or time is up."""
+    limit = _TimeSpec(int(seconds), int(seconds % 1 * 1e9))
+    _syscall(
+        ctypes.c_long(SYS_FUTEX), ctypes.c_void_p(word_addr), ctypes.c_long(FUTEX_WAIT),
+        ctypes.c_uint32(expected), ctypes.byref(limit), ctypes.c_void_p(0), ctypes.c_long(0),
+    )  # fmt: skip
+
+
+def futex_wake(word_addr: int) -> None:
+    """Wake every waiter of a word, in whatever process."""
+    _syscall(
+        ctypes.c_long(SYS_FUTEX), ctypes.c_void_p(word_addr), ctypes.c_long(FUTEX_WAKE),
+        ctypes.c_long(0x7FFFFFFF), ctypes.c_void_p(0), ctypes.c_void_p(0), ctypes.c_long(0),
+    )  # fmt: skip
+
+
+def punch_hole(fd: int, offset: int, size: int) -> None:
+    """Give a file range's pages back to the system; it reads as zeros from then on."""
+    _checked(_fallocate(fd, FALLOC_PUNCH, offset, size))
+
+
+def empty_registers(count: int) -> U64:
+    """Return room for the registers of `count` threads."""
+    return np.zeros((count, REGISTER_COUNT), np.uint64)

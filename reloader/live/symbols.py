@@ -1,0 +1,88 @@
+"""SymbolIndex: what a name means to code that is linked into the process now.
+
+The order is that of design: live generations, then the executable's `.symtab`, then `.dynsym`, then the shared libraries in
+link-map order, for which the agent asks `dlsym` in the process itself: only that knows about symbol versions, IFUNCs and
+copy relocations.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reloader.elf.image import Image
+from reloader.ids import NO_ADDR, NO_ROW, U64, Addr
+from reloader.link.passes.resolve import Definitions
+from reloader.live.objects import LiveObject
+
+STB_LOCAL, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of one global name."""
+
+    addr: int  # canonical address; for a TLS variable its offset from the thread pointer
+    slot: int  # SlotId, or NO_ROW
+    type: int  # STT_*, 0 for what `dlsym` gave
+    size: int  # bytes, 0: unknown
+    owner: tuple[str, str] = ("", "")  # key of the watched object that defines it
+
+
+@dataclass(slots=True)
+class SymbolIndex:
+    """All global names that new code may refer to."""
+
+    resolve: Callable[[Sequence[bytes]], U64]  # Target.resolve
+    rows: dict[bytes, Known] = field(default_factory=dict[bytes, Known])
+
+    def add_image(self, image: Image) -> None:
+        """Take in the executable's own symbols; names that are known already stay."""
+        for table in (image.symtab, image.dynsym):
+            defined = (table.section != 0) & (table.binding != STB_LOCAL)
+            wanted = defined & (table.type != STT_GNU_IFUNC) & (table.type != STT_TLS)
+            for row in np.flatnonzero(wanted):
+                known = Known(int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row]))
+                self.rows.setdefault(table.name[row], known)
+
+    def add_live(self, live: LiveObject) -> None:
+        """Take in the global symbols of a live object; they win over what was known."""
+        file = live.file
+        defined = (file.bindings() != STB_LOCAL) & (live.symbol_addr != np.uint64(NO_ADDR))
+        sizes, types = file.symbols["st_size"], file.types()
+        for row in np.flatnonzero(defined):
+            addr, slot = int(live.symbol_addr[row]), int(live.symbol_slot[row])
+            known = Known(addr, slot, int(types[row]), int(sizes[row]), file.key)
+            self.rows[file.symbol_names[row]] = known
+
+    def remove_owner(self, owner: tuple[str, str]) -> None:
+        """Forget the names that an object defined: it was unloaded."""
+        for name in [name for name, known in self.rows.items() if known.owner == owner]:
+            del self.rows[name]
+
+    def find(self, names: Sequence[bytes]) -> Definitions:
+        """Return what each name means; asks the process for names that nothing here defines."""
+        foreign = [name for name in names if name not in self.rows]
+        for name, addr in zip(foreign, self.resolve(foreign) if foreign else (), strict=True):
+            if int(addr):
+                self.rows[name] = Known(int(addr), NO_ROW, 0, 0)
+        rows = [self.rows.get(name) for name in names]
+        return Definitions(
+            found=np.array([row is not None for row in rows], np.bool_),
+            addr=np.array([NO_ADDR if row is None else row.addr for row in rows], np.uint64),
+            slot=np.array([NO_ROW if row is None else row.slot for row in rows], np.int32),
+            type=np.array([0 if row is None else row.type for row in rows], np.uint8),
+            size=np.array([0 if row is None else row.size for row in rows], np.uint64),
+        )
+
+    def nearest(self, name: bytes) -> list[bytes]:
+        """Return up to three known names that look like this one."""
+        words = [known.decode("utf-8", "replace") for known in self.rows]
+        close = difflib.get_close_matches(name.decode("utf-8", "replace"), words, 3, 0.75)
+        return [word.encode() for word in close]
+
+    def addr_of(self, name: bytes) -> Addr | None:
+        """Return the canonical address of a name, or None."""
+        known = self.rows.get(name)
+        return None if known is None else Addr(known.addr)

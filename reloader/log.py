@@ -1,0 +1,90 @@
+"""structlog's set-up: JSON lines in `.reloader/log.jsonl`, human lines on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+    from pathlib import Path
+
+_ROTATE_SIZE: Final = 8 << 20  # bytes; the previous file stays beside it as log.jsonl.1
+
+
+class Name(StrEnum):
+    """Every event name of the log, once."""
+
+    DAEMON_BEGAN = "daemon began"
+    DAEMON_STOPPING = "daemon stopping"
+    DAEMON_ENDED = "daemon ended"
+    CLIENT_REFUSED = "client refused"
+    REQUEST = "request"
+    REFUSED = "refused"
+    FAILED = "failed"
+    DEFECT = "defect"  # an exception nobody foresaw, with its traceback
+    ATTACHED = "attached"
+    RELOAD = "reload"
+    BUILD = "build"
+    RETIRED = "retired"
+    WARNING = "warning"
+    TARGET_ENDED = "target ended"
+
+
+class _Lines:
+    """The last processor: one JSON line into the file, one human line on the terminal."""
+
+    def __init__(self, path: Path, *, terminal: bool) -> None:
+        _rotate(path)
+        self._file = path.open("a", encoding="utf-8")
+        path.chmod(0o600)
+        self._json = structlog.processors.JSONRenderer(default=str)
+        self._human = structlog.dev.ConsoleRenderer(colors=True) if terminal else None
+
+    def __call__(
+        self, logger: object, method: str, event: MutableMapping[str, Any]
+    ) -> str | Mapping[str, Any]:
+        shown = dict(event)
+        if exception := event.pop("exc_info", None):
+            event["exception"] = _traceback(exception)
+        line = self._json(logger, method, event)
+        self._file.write(f"{line}\n")
+        self._file.flush()
+        if self._human:
+            sys.stderr.write(f"{self._human(logger, method, shown)}\n")
+        raise structlog.DropEvent
+
+
+def set_up(path: Path, *, terminal: bool = False) -> structlog.typing.FilteringBoundLogger:
+    """Begin to log.
+
+    Args:
+        path: The JSON lines' file; an overlong one is put aside first.
+        terminal: Also write human lines on standard error.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _Lines(path, terminal=terminal),
+        ],
+        cache_logger_on_first_use=False,
+    )
+    return structlog.get_logger()
+
+
+def _rotate(path: Path) -> None:
+    if path.exists() and path.stat().st_size > _ROTATE_SIZE:
+        path.replace(path.with_name(f"{path.name}.1"))
+
+
+def _traceback(exception: object) -> str:
+    if isinstance(exception, BaseException):
+        error: BaseException | None = exception
+    else:
+        error = sys.exc_info()[1]
+    return "".join(traceback.format_exception(error)) if error else ""

@@ -1,0 +1,99 @@
+"""The road of one reload, every step in order, each with its undo.
+
+Until `flip` no thread of the target can reach anything that was written, so a failure up to there only gives back what was
+taken. `flip` itself is one aligned store a function; where functions of the executable change for the first time, their entry
+jumps and the stores are made in the same stop of all threads, after its checks have passed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reloader.clock import Clock
+from reloader.elf.object import ObjectFile
+from reloader.ids import Generation
+from reloader.live import commit, constructors, switch, unwind
+from reloader.live.linking import link_transaction
+from reloader.live.plan import Plan
+from reloader.live.program import Program
+from reloader.outcome import Outcome
+from reloader.report import describe
+
+STEPS = ("link", "journal", "write", "initialise", "flip", "record")
+
+
+class Journal(Protocol):
+    """Where the intent is written down before the process is touched, and the result after."""
+
+    def prepare(self, plan: Plan) -> Generation:
+        """Say what is about to be done, with what is needed to undo or finish it."""
+        ...
+
+    def live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:
+        """Say that it is done."""
+        ...
+
+    def failed(self, generation: Generation, error: BaseException) -> None:
+        """Say that it was undone."""
+        ...
+
+
+@dataclass(slots=True)
+class Options:
+    """What the user asked for."""
+
+    reinit: frozenset[str] = frozenset()  # variables to initialise anew although they exist
+    event_time: float = field(default_factory=time.monotonic)  # when the file event arrived
+    before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
+
+
+def reload(
+    program: Program, objects: Sequence[ObjectFile], journal: Journal, options: Options
+) -> Outcome:
+    """Make new versions of objects the running code.
+
+    Args:
+        program: The live process; changed only if the outcome is `live`.
+        objects: Each one a new version of a live object, or new to the process.
+        journal: Where the transaction is written down.
+        options: What the user asked for.
+
+    Returns:
+        An outcome whose state is `live` or `unchanged`.
+
+    Raises:
+        ReloaderError: Nothing was changed; the text says why.
+    """
+    outcome = Outcome("unchanged", objects=[file.name for file in objects])
+    clock = Clock(outcome, options.event_time, options.before_step)
+    with ExitStack() as undo:
+        clock.step("link")
+        plan = link_transaction(program, objects, options.reinit, undo)
+        if plan.is_empty():
+            return clock.finish()
+
+        clock.step("journal")
+        generation = journal.prepare(plan)
+        undo.push(lambda _, error, __: error and journal.failed(generation, error))
+
+        clock.step("write")
+        outcome.bytes_loaded = commit.write_blocks(
+            plan.graph, plan.placed, program.target.arena
+        )
+
+        clock.step("initialise")
+        plan.directory = unwind.publish(program, plan.held, undo)
+        constructors.run(program, plan.graph)
+
+        clock.step("flip")
+        outcome.stop_us = switch.flip_and_redirect(program, plan)
+        undo.pop_all()  # from here on threads may be running the new code
+
+    clock.step("record")
+    program.adopt(plan, generation)
+    describe(outcome, program, plan)
+    clock.finish()
+    journal.live(generation, plan, outcome)
+    return outcome

@@ -1,0 +1,127 @@
+"""Object snapshots: the bytes of every version that was live, one file a digest.
+
+    objects/3f/3f09…    the bytes, read-only, never changed
+
+A file is written under another name, then renamed: a name that exists is complete. A snapshot
+is kept as long as a kept generation names its digest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from state.errors import StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from state.database import Database
+
+# digests that must stay: of the newest generations of every target that lives, of everything
+# live now, and of the newest target of each executable, which a restart replays
+_NOT_KEPT: Final = """
+    SELECT digest, path, size FROM snapshots WHERE digest NOT IN (
+    SELECT versions.digest FROM versions
+      JOIN targets ON targets.id = versions.target
+     WHERE targets.ended IS NULL AND versions.digest IS NOT NULL
+       AND versions.generation > (SELECT coalesce(max(generation), 0) - ? FROM generations
+                                   WHERE generations.target = versions.target)
+    UNION
+    SELECT objects.digest FROM objects
+     WHERE objects.digest IS NOT NULL AND objects.target IN (
+           SELECT id FROM targets WHERE ended IS NULL
+            UNION SELECT max(id) FROM targets GROUP BY exe))
+"""
+
+
+class Snapshots:
+    """Content-addressed storage beside the database."""
+
+    def __init__(self, db: Database, folder: Path) -> None:
+        self._db = db
+        self._folder = folder
+        self._known: set[str] = set()  # saved by this daemon: row and file are there
+
+    def save(self, digest: str, data: bytes | memoryview) -> Path:
+        """Keep the bytes of an object version; one that is kept already costs one look-up.
+
+        Raises:
+            StateError: The disk is full or the like; no half-written file stays.
+        """
+        path = self._path(digest)
+        if digest in self._known:
+            return path
+        try:
+            if not path.exists():
+                self._write(path, data)
+        except OSError as error:
+            action = "save an object snapshot"
+            raise StateError.from_os(action, path, error) from error
+        with self._db.transaction("record an object snapshot") as conn:
+            conn.execute(
+                "INSERT OR IGNORE INTO snapshots(digest, path, size, saved) VALUES (?,?,?,?)",
+                (digest, str(path.relative_to(self._folder)), len(data), time.time()),
+            )
+        self._known.add(digest)
+        return path
+
+    def load(self, digest: str) -> bytes:
+        """Return the bytes of a version.
+
+        Raises:
+            StateError: It was never saved, or was pruned.
+        """
+        path = self._path(digest)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            action, reason = "load an object snapshot", "it is not kept"
+            remedy = "Build the object again, or raise `keep` in the configuration"
+            raise StateError(action, path, reason, remedy) from None
+        except OSError as error:
+            action = "load an object snapshot"
+            raise StateError.from_os(action, path, error) from error
+
+    def has(self, digest: str) -> bool:
+        """Return whether a version's bytes are kept."""
+        return self._path(digest).exists()
+
+    def prune(self, keep: int) -> int:
+        """Remove snapshots that no kept generation names.
+
+        Args:
+            keep: How many of the newest generations of each living target stay loadable.
+
+        Returns:
+            The bytes that were removed.
+        """
+        removed = 0
+        with self._db.transaction("prune object snapshots") as conn:
+            for digest, path, size in conn.execute(_NOT_KEPT, (keep,)).fetchall():
+                (self._folder / path).unlink(missing_ok=True)
+                self._known.discard(digest)
+                conn.execute("DELETE FROM snapshots WHERE digest=?", (digest,))
+                removed += int(size)
+        return removed
+
+    def _path(self, digest: str) -> Path:
+        if not digest.isalnum():  # it becomes a file name
+            message = f"not a digest: {digest!r}"
+            raise ValueError(message)
+        return self._folder / "objects" / digest[:2] / digest
+
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400)
+            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise

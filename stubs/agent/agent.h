@@ -1,0 +1,135 @@
+/* What the agent inside the target and the daemon outside share.
+ *
+ * One memfd named "reloader" backs everything. Its first bytes are `struct reloader_control`; the same
+ * structs stand in stubs/layout.py as numpy dtypes, and a test proves them equal. Whatever the daemon
+ * writes here may be half a command when it is killed: a command counts only once `ring_head` passes it.
+ */
+#ifndef RELOADER_AGENT_H
+#define RELOADER_AGENT_H
+
+#include <stdint.h>
+
+#define RELOADER_MAGIC 0x31524544414f4c52ull /* "RLOADER1" as bytes */
+#define RELOADER_VERSION 1u
+
+#define RELOADER_PAGE 4096ull
+#define RELOADER_CONTROL_SIZE (1ull << 20)
+#define RELOADER_TEXT_OFFSET (64ull << 10)  /* packed names and lists of a command */
+#define RELOADER_TEXT_SIZE (448ull << 10)
+#define RELOADER_REPLY_OFFSET (512ull << 10) /* its answers, eight bytes each */
+#define RELOADER_REPLY_SIZE (512ull << 10)
+#define RELOADER_SLOT_COUNT (1ull << 18)
+#define RELOADER_STUB_SIZE 16ull
+#define RELOADER_RING_SIZE 16u
+
+/* Slot 0 is the pointer to the unwind directory; the first sixteen are never a function's. */
+#define RELOADER_SLOT_UNWIND 0
+#define RELOADER_SLOT_FIRST 16
+
+enum reloader_region_id {
+  RELOADER_CODE = 0, /* same numbers as reloader.ids.Region where both have the region */
+  RELOADER_RODATA = 1,
+  RELOADER_DATA = 2,
+  RELOADER_SLOTS = 3,
+  RELOADER_CONTROL = 4,
+  RELOADER_REGION_COUNT = 5,
+};
+
+enum reloader_op {
+  RELOADER_PING = 0,
+  RELOADER_RESOLVE = 1,    /* args: names, text bytes -> one address a name in the reply area */
+  RELOADER_CALL = 2,       /* args: function, a0..a5 -> result */
+  RELOADER_DISCARD = 3,    /* args: pairs; text holds (addr, size) pairs: MADV_DONTNEED each */
+  RELOADER_SYNC_CORE = 4,  /* membarrier */
+  RELOADER_CLOSE = 5,      /* args: descriptor */
+  RELOADER_PTRACER = 6,    /* args: pid that may trace us (yama) */
+  RELOADER_HOOK_UNWIND = 7 /* patch modules that were loaded since the last time */
+};
+
+enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };
+
+/* params.status */
+enum reloader_status {
+  RELOADER_OK = 0,
+  RELOADER_NO_MEMFD = 1,    /* memfd_create failed */
+  RELOADER_NO_SPACE = 2,    /* no hole near the executable */
+  RELOADER_NO_MAP = 3,      /* a region could not be mapped */
+  RELOADER_NO_THREAD = 4,   /* pthread_create failed */
+  RELOADER_TWICE = 5,       /* this copy of the agent already runs */
+  RELOADER_FILE_LIMIT = 6   /* RLIMIT_FSIZE is below the arena's size */
+};
+
+struct reloader_region {
+  uint64_t addr;
+  uint64_t size;
+  uint64_t file_offset;
+};
+
+struct reloader_command {
+  uint32_t op;
+  uint32_t error; /* errno of a failed command */
+  uint64_t args[8];
+  uint64_t result;
+};
+
+struct reloader_control {
+  uint64_t magic; /* written last by the agent, so a reader never sees half a header */
+  uint32_t version;
+  uint32_t header_size;
+  uint32_t target_pid; /* as the daemon sees it */
+  uint32_t daemon_pid; /* 0: none */
+  uint64_t daemon_start; /* its start time in clock ticks: a pid alone may be reused */
+  uint32_t holder_pid;
+  uint32_t holder_fd;
+  uint64_t generation; /* the last that is live */
+  uint64_t file_size;
+  uint64_t exe_start; /* the main executable's mapped range */
+  uint64_t exe_end;
+  uint64_t agent_base; /* load address of the agent itself */
+  struct reloader_region regions[RELOADER_REGION_COUNT];
+  uint32_t agent_tid;
+  uint32_t agent_state;
+  uint32_t doorbell;  /* futex: the daemon adds one for each command */
+  uint32_t done_bell; /* futex: the agent adds one for each answer */
+  uint32_t ring_head; /* commands given */
+  uint32_t ring_tail; /* commands answered */
+  struct reloader_command ring[RELOADER_RING_SIZE];
+};
+
+/* Given to and filled by reloader_start. */
+struct reloader_params {
+  uint64_t code_size; /* 0: the default */
+  uint64_t rodata_size;
+  uint64_t data_size;
+  uint64_t control_addr; /* out */
+  uint64_t file_size;    /* out */
+  int32_t memfd;         /* out; the daemon takes it, then it is closed here */
+  int32_t status;        /* out: enum reloader_status */
+  int32_t error;         /* out: errno */
+  uint32_t injected;     /* in: 1 if entered by dlopen, so that import tables need patching */
+};
+
+/* The first message of a preloaded agent, with the memfd beside it. */
+struct reloader_hello {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t pid; /* in the target's own pid namespace */
+  uint64_t control_addr;
+  uint64_t file_size;
+  int32_t status;
+  int32_t error;
+};
+
+struct reloader_unwind_entry {
+  uint64_t start;
+  uint64_t end;
+  uint64_t eh_frame_hdr_addr;
+};
+
+/* Sorted by start; in the arena's rodata; immutable once slot 0 points at it. */
+struct reloader_unwind_directory {
+  uint64_t count;
+  struct reloader_unwind_entry entries[];
+};
+
+#endif

@@ -1,0 +1,83 @@
+/* Starts the agent: the arena, one thread, the unwinder's hooks. Nothing here prints or exits. */
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <errno.h>
+#include <link.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define STACK_SIZE (256u << 10)
+
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
+
+struct reloader_control *reloader_control;
+static int started;
+
+static void *agent_thread(void *unused) {
+  (void)unused;
+  pthread_setname_np(pthread_self(), "reloader");
+  reloader_serve();
+  return NULL;
+}
+
+/* The control region is shared with the parent: a child must not answer the parent's commands. It has no
+ * agent thread and needs none, flips reach it through the shared slots. */
+static void in_child(void) { started = 0; }
+
+static int start_thread(void) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  sigset_t all, old;
+  int error = pthread_attr_init(&attributes);
+  if (error) return error;
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, STACK_SIZE);
+  /* Through pthread_sigmask: it leaves the C library's own signals alone, or setuid() would hang. */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  error = pthread_create(&thread, &attributes, agent_thread, NULL);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  pthread_attr_destroy(&attributes);
+  return error;
+}
+
+static void undo(struct reloader_params *params, int status, int error) {
+  munmap(reloader_control, params->file_size); /* the control region is the arena's first */
+  reloader_control = NULL;
+  close(params->memfd);
+  params->memfd = -1;
+  params->status = status;
+  params->error = error;
+}
+
+RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
+  int saved_errno = errno;
+  params->memfd = -1;
+  params->error = 0;
+  if (started) {
+    params->status = RELOADER_TWICE;
+    params->control_addr = (uint64_t)reloader_control;
+    return;
+  }
+  struct reloader_control *control = reloader_map_arena(params);
+  if (control) {
+    reloader_control = control;
+    control->target_pid = (uint32_t)getpid();
+    control->agent_base = (uint64_t)&__ehdr_start;
+    reloader_unwind_prepare();
+    int error = start_thread();
+    if (error) {
+      undo(params, RELOADER_NO_THREAD, error);
+    } else {
+      started = 1;
+      pthread_atfork(NULL, NULL, in_child);
+      if (params->injected) reloader_unwind_patch();
+      __atomic_store_n(&control->magic, RELOADER_MAGIC, __ATOMIC_RELEASE);
+    }
+  }
+  errno = saved_errno;
+}

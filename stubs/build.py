@@ -1,0 +1,67 @@
+"""Compiles what lives inside the target into this package's folder: `python -m stubs.build`.
+
+Used by make and by the wheel build. Only gcc (or $CC) and libc headers are needed.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).resolve().parent / "agent"
+FLAGS: Final = (
+    "-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
+    "-Wall", "-Wextra", "-Werror",
+)  # fmt: skip
+AGENT_SOURCES: Final = ("space.c", "start.c", "commands.c", "unwind.c", "preload.c")
+# libgcc_s is linked although nothing here calls it: the agent routes its imports of the unwind
+# look-ups to itself, and a libgcc_s that is loaded later would not be routed
+AGENT_LIBRARIES: Final = ("-Wl,--no-as-needed", "-lgcc_s", "-Wl,-z,now", "-Wl,-z,relro")
+
+
+def _compile(target: Path, sources: list[Path], flags: tuple[str, ...]) -> None:
+    """Compile beside the target and rename, so that a running build never sees half a file."""
+    compiler = shlex.split(os.environ.get("CC", "gcc"))
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    command = [*compiler, *FLAGS, "-o", str(unfinished), *map(str, sources), *flags]
+    try:
+        # the command is the user's own compiler with our own files
+        subprocess.run(command, check=True)  # noqa: S603
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_fresh(target: Path) -> bool:
+    """Return whether a built file is newer than all sources and headers."""
+    if not target.exists():
+        return False
+    sources = [*FOLDER.glob("*.c"), *FOLDER.glob("*.h"), Path(__file__)]
+    return all(source.stat().st_mtime_ns < target.stat().st_mtime_ns for source in sources)
+
+
+def build(*, force: bool = False) -> list[Path]:
+    """Compile the agent and the holder where a source changed; return what was built."""
+    agent, holder = FOLDER / "agent.so", FOLDER / "reloader-holder"
+    built: list[Path] = []
+    if force or not is_fresh(agent):
+        sources = [FOLDER / name for name in AGENT_SOURCES]
+        _compile(agent, sources, ("-shared", *AGENT_LIBRARIES))
+        built.append(agent)
+    if force or not is_fresh(holder):
+        _compile(holder, [FOLDER / "holder.c"], ())
+        built.append(holder)
+    return built
+
+
+def main() -> int:
+    """Build all, and say what was done."""
+    for path in build(force="--force" in sys.argv[1:]):
+        sys.stdout.write(f"built {path.name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
