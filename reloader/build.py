@@ -4,9 +4,11 @@ One build at a time. A save during a build ends it and starts it anew, since wha
 be old. What a build finishes is held until a build succeeds: after a failure `make` does not
 make again what it made before, so those objects belong to the next success. A source that the
 build itself writes (a generated parser) looks like a save: equal content is none, and one that
-changes in every build stops counting after `MAX_RESTARTS` and is named in the result.
+changes in every build stops counting after `MAX_RESTARTS`, gets one last build in case a person
+saved it, and is named in the result.
 """
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -22,7 +24,7 @@ from reloader.stale import SOURCE_SUFFIXES, Stale, stale_objects
 from reloader.trust import Trust
 from reloader.watch import Mode, Watcher
 
-MAX_RESTARTS = 10
+MAX_RESTARTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class BuildRunner:
         sources: Sequence[str],
         cwd: Path,
         on_result: Callable[[BuildResult], None],
+        *,
         on_files: Callable[[Files], None],
         on_problem: Callable[[Exception], None],
-        *,
         on_start: Callable[[tuple[Path, ...]], None] | None = None,
         trust: Trust | None = None,
         mode: Mode = Mode.AUTO,
@@ -88,7 +90,7 @@ class BuildRunner:
         self._restarts_by: Counter[Path] = Counter()
         self._unsettled: dict[Path, None] = {}
         self._held: dict[Path, FinishedFile] = {}
-        self._wanted = self._busy = self._closed = False
+        self._wanted = self._busy = self._closed = self._last = False
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
     def start(self, objects: Watcher | None) -> None:
@@ -169,9 +171,12 @@ class BuildRunner:
 
     def _build(self) -> BuildResult | None:
         """Run the command until a run of it was not interrupted; None when closed."""
-        restarts = 0
+        restarts, saved = 0, dict[Path, None]()
         while True:
-            sources = self._begin()
+            saved |= self._begin()
+            sources = tuple(saved)
+            if self._on_start is not None:
+                self._on_start(sources)
             try:
                 with BuildChild(self.command, self._cwd) as child:
                     status = child.wait(self._interrupt)
@@ -190,16 +195,14 @@ class BuildRunner:
                 return self._failed(status, seconds, output, sources, restarts, failure)
             return self._succeeded(seconds, output, sources, restarts)
 
-    def _begin(self) -> tuple[Path, ...]:
+    def _begin(self) -> dict[Path, None]:
         """Take the saves that this run answers."""
         with self._changed:
-            if not self._closed and _drain(self._interrupt):
-                self._wanted = True
+            if not self._closed:
+                _drain(self._interrupt)  # for a run that had ended by itself by then
             self._wanted = False
-            sources = tuple(self._saved)
-        if self._on_start is not None:
-            self._on_start(sources)
-        return sources
+            saved, self._saved = self._saved, {}
+            return saved
 
     def _succeeded(
         self, seconds: float, output: str, sources: tuple[Path, ...], restarts: int
@@ -236,15 +239,13 @@ class BuildRunner:
         """Close the transaction; what is saved from now on is for the next build."""
         unsettled = tuple(self._unsettled)
         self._unsettled.clear()
-        if not self._wanted:
-            self._saved.clear()
-            self._busy = False
+        self._last = bool(unsettled) and not self._last
+        self._wanted = self._wanted or self._last
+        self._busy = self._wanted
         return unsettled
 
 
-def _drain(event_fd: int) -> bool:
+def _drain(event_fd: int) -> None:
     """Take the interrupts that came so far."""
-    try:
-        return os.eventfd_read(event_fd) > 0
-    except BlockingIOError:
-        return False
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(event_fd)

@@ -76,8 +76,7 @@ class BuildChild:
             )
         except OSError as error:
             raise BuildStartError(command, cwd, error.strerror or str(error)) from error
-        assert self._process.stdout is not None
-        self._pipe = self._process.stdout.fileno()
+        self._pipe = self._process.stdout.fileno() if self._process.stdout else -1
         os.set_blocking(self._pipe, False)
         self._pidfd = os.pidfd_open(self._process.pid)
 
@@ -92,6 +91,8 @@ class BuildChild:
         at: TracebackType | None,
     ) -> None:
         """Reap the leader and close what is ours."""
+        if kind is not None:
+            self.kill()
         self._process.wait()
         os.close(self._pidfd)
         if self._process.stdout is not None:
@@ -123,11 +124,10 @@ class BuildChild:
                     return self._process.wait()
 
     def kill(self) -> None:
-        """End the whole process group, gently first; returns when it is gone."""
+        """End the whole process group, gently first."""
         self._signal(signal.SIGTERM)
         if not self._wait_all(_GRACE_SECONDS):
             self._signal(signal.SIGKILL)
-            self._wait_all(_GRACE_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

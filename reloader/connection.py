@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from reloader.errors.base import ReloaderError
-from reloader.protocol import Channel, Message, Reply, Request, encode
+from reloader.protocol import Channel, Failure, Message, Reply, Request, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,12 @@ class Connection:
 
     def send(self, message: Message) -> None:
         """Queue a message; never blocks."""
+        self.send_encoded(encode(message))
+
+    def send_encoded(self, data: bytes) -> None:
+        """Queue a message that goes to several clients and was encoded once."""
         try:
-            self._box.put_nowait(encode(message))
+            self._box.put_nowait(data)
         except queue.Full:
             self.hang_up()
 
@@ -72,12 +76,18 @@ class Connection:
             with contextlib.suppress(OSError, ReloaderError):
                 while message := self.channel.receive():
                     if isinstance(message, Request):
-                        self.send(self._answer(self, message))
+                        self._reply(self._answer(self, message))
         finally:
             self._end_writer()
             self._writer.join()
             self.channel.close()
             self._on_closed(self)
+
+    def _reply(self, reply: Reply) -> None:
+        try:
+            self.send(reply)
+        except ReloaderError as error:  # too large for the wire
+            self.send(Reply(ok=False, error=Failure(error.code, str(error))))
 
     def _end_writer(self) -> None:
         try:

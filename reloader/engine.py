@@ -34,6 +34,7 @@ class WatchOptions:
     watch: tuple[str, ...] = ()
     build: str | None = None
     source: tuple[str, ...] = ()
+    cwd: str = ""  # where the build command runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Facts, then our answer:
 
 * A watch sees a folder's inode, not its name. Renaming or deleting a parent folder tells
-  nothing to the watches below it, so the folders above each root are watched too, for only that.
+  nothing to the watches below it, so the folders above each root are watched too, for that.
 * inotify watches folders, and one per file would be 10,000: files are not watched, folders are.
 """
 

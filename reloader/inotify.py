@@ -70,9 +70,10 @@ class Reader(InotifyFD):
             self._on_error(error)
 
     def _overflowed(self) -> None:
-        self._on_overflow()
-        for wd in list(self._barriers):
-            self._barriers.pop(wd).set()  # its own event may be among the lost
+        before = list(self._barriers)  # their events may be among the lost
+        self._on_overflow()  # finds what happened before them; of later ones it may not
+        for wd in before:
+            self._barriers.pop(wd).set()
 
     def pass_barrier(self, timeout: float) -> bool:
         """Wait until every event that happened before this call was handled.

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from reloader.errors.daemon import MessageTooLargeError, PeerError, ProtocolError
 
@@ -80,7 +80,7 @@ def encode(message: Message) -> bytes:
         MessageTooLargeError: It is longer than the other side will read.
     """
     body = {"type": _TYPE_WORD[type(message)], **asdict(message)}
-    payload = json.dumps(body, separators=(",", ":")).encode()
+    payload = json.dumps(body, separators=(",", ":"), default=_plain).encode()
     if len(payload) > MAX_SIZE:
         raise MessageTooLargeError(len(payload), MAX_SIZE)
     return _LENGTH.pack(len(payload)) + payload
@@ -194,3 +194,15 @@ def check_peer(sock: socket.socket) -> int:
     if uid not in {own, 0}:
         raise PeerError(uid, own)
     return pid
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON does not know
+    """Return what JSON can hold for an array's number, a path or a set."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(cast("os.PathLike[str]", value))
+    if isinstance(value, set | frozenset):
+        return sorted(cast("set[str]", value))
+    problem = f"JSON cannot hold {type(value).__name__}"
+    raise TypeError(problem)

@@ -14,7 +14,9 @@ from typing import Protocol
 from reloader.clock import Clock
 from reloader.elf.object import ObjectFile
 from reloader.ids import Generation
+from reloader.link.passes.resolve import Lines, no_lines
 from reloader.live import commit, constructors, switch, unwind
+from reloader.live.adopt import adopt
 from reloader.live.linking import link_transaction
 from reloader.live.plan import Plan
 from reloader.live.program import Program
@@ -46,6 +48,7 @@ class Options:
 
     reinit: frozenset[str] = frozenset()  # variables to initialise anew although they exist
     event_time: float = field(default_factory=time.monotonic)  # when the file event arrived
+    lines: Lines = no_lines  # finds source lines, for errors
     before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
 
@@ -70,7 +73,7 @@ def reload(
     clock = Clock(outcome, options.event_time, options.before_step)
     with ExitStack() as undo:
         clock.step("link")
-        plan = link_transaction(program, objects, options.reinit, undo)
+        plan = link_transaction(program, objects, options.reinit, options.lines, undo)
         if plan.is_empty():
             return clock.finish()
 
@@ -88,12 +91,12 @@ def reload(
         constructors.run(program, plan.graph)
 
         clock.step("flip")
-        outcome.stop_us = switch.flip_and_redirect(program, plan)
+        stop = switch.flip_and_redirect(program, plan)
         undo.pop_all()  # from here on threads may be running the new code
 
     clock.step("record")
-    program.adopt(plan, generation)
-    describe(outcome, program, plan)
+    adopt(program, plan, generation)
+    describe(outcome, program, plan, stop)
     clock.finish()
     journal.live(generation, plan, outcome)
     return outcome

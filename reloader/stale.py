@@ -6,7 +6,6 @@ folder's object is the one that is built. The pairing is by name: `name.c` makes
 the most folders is taken, and none if that is not one.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,9 +78,12 @@ def _nearest(source: Path, candidates: Sequence[Path]) -> Path | None:
 def _shared(source: Path, path: Path) -> tuple[int, int]:
     """Return how many folder names agree, at the end first (`x/util.c`, `build/x/util.o`)."""
     ours, theirs = source.parent.parts, path.parent.parts
-    end = os.path.commonprefix([ours[::-1], theirs[::-1]])
-    start = os.path.commonprefix([ours, theirs])
-    return len(end), len(start)
+    return _common(ours[::-1], theirs[::-1]), _common(ours, theirs)
+
+
+def _common(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
 
 def _seconds_older(made: Path, source: Path) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from reloader.engine import SpawnOptions, WatchOptions
 from reloader.errors.daemon import RequestError
@@ -44,7 +44,7 @@ class Params:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of strings, empty if it was not given."""
-        values: list[Any] = self.maybe(name, list) or []
+        values: list[Any] = cast("list[Any] | None", self.maybe(name, list)) or []
         if not all(isinstance(value, str) for value in values):
             problem = f"`{name}` must be a list of str"
             raise RequestError(self.verb, problem)
@@ -57,7 +57,8 @@ class Params:
     def watch(self) -> WatchOptions:
         """Return the options of `run` and `attach`."""
         build = self.maybe("build", str)
-        return WatchOptions(self.texts("watch"), build, self.texts("source"))
+        cwd = self.maybe("cwd", str) or ""
+        return WatchOptions(self.texts("watch"), build, self.texts("source"), cwd)
 
     def take_fd(self) -> int:
         """Return the one descriptor that came with the request; it is the caller's to close."""
@@ -68,7 +69,7 @@ class Params:
 
 
 def _spawn(engine: Engine, p: Params) -> object:
-    env: Json = p.take("env", dict)
+    env = cast("Json", p.take("env", dict))
     options = SpawnOptions(
         argv=p.texts("argv"),
         path=p.take("path", str),

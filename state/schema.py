@@ -243,6 +243,44 @@ def _call_sites_and_events(db: Database) -> None:
     db.table("events").create_index(["target", "id"])
 
 
+def _resume(db: Database) -> None:
+    db.create_table(
+        "live_objects",
+        {
+            "target": int,
+            "path": str,
+            "member": str,
+            "generation": int,
+            "digest": str,
+            "addrs": bytes,  # npz: section_addr, symbol_addr, symbol_slot, data map
+        },
+        pk=("target", "path", "member"),
+        not_null={"generation", "digest", "addrs"},
+        foreign_keys=[("target", "targets", "id")],
+    )
+    db.create_table(
+        "slot_keys",
+        {
+            "target": int,
+            "slot": int,
+            "path": str,  # of the object of a local function, "" for a global one
+            "member": str,
+            "name": bytes,
+            "original": int,  # the function's address outside of the arena, 0: none
+        },
+        pk=("target", "slot"),
+        not_null={"path", "member", "name", "original"},
+        foreign_keys=[("target", "targets", "id")],
+    )
+    db.create_table(
+        "redirects",
+        {"target": int, "slot": int, "addr": int, "old": bytes, "new": bytes},
+        pk=("target", "addr"),
+        not_null={"slot", "old", "new"},
+        foreign_keys=[("target", "targets", "id")],
+    )
+
+
 MIGRATIONS: Final = (
     Migration(
         "Everything is keyed by target, member process and image from the start, so families, "
@@ -262,6 +300,7 @@ MIGRATIONS: Final = (
         "happened.",
         _call_sites_and_events,
     ),
+    Migration("A later daemon goes on where this one was killed.", _resume),
 )
 
 

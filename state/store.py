@@ -14,6 +14,7 @@ from state.errors import StateError
 from state.journal import Journal
 from state.ledger import Ledger
 from state.query import Query
+from state.resume import Resume
 from state.rows import Json, encode
 from state.snapshots import Snapshots
 from state.targets import Targets
@@ -35,6 +36,7 @@ class Store:
         journal: One row an attempt.
         ledger: Objects, symbols, allocations, slots, call sites.
         query: Reads; never waits for a writer.
+        resume: What a later daemon needs to go on.
         snapshots: Object bytes by digest.
     """
 
@@ -45,6 +47,7 @@ class Store:
         self.ledger = Ledger(self._db)
         self.journal = Journal(self._db, self.ledger)
         self.query = Query(self._db)
+        self.resume = Resume(self._db)
         self.snapshots = Snapshots(self._db, folder)
 
     @classmethod

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from reloader.folders import FolderTree
+from reloader.globs import parse_pattern
 from reloader.inotify import Reader
+from reloader.settle import FinishedFile
 from reloader.watch import Watcher
 from tests.support.watch import watching, whole
 
@@ -254,7 +256,7 @@ def test_lost_events_are_made_up_for_by_a_scan(
     def hold(*args: object) -> None:
         entered.set()
         go_on.wait(60)
-        handle(*args)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        handle(*args)  # type: ignore[arg-type]
 
     with watching(tmp_path, ".") as seen:
         save(tmp_path / "known.o", "1")
@@ -278,25 +280,22 @@ def test_lost_events_are_made_up_for_by_a_scan(
 def test_what_a_compiler_and_an_archiver_write_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("int f(void) { return 1; }\n", encoding="utf-8")
     with watching(tmp_path, ".", is_complete=bool) as seen:
-        subprocess.run(["gcc", "-c", "a.c"], cwd=tmp_path, check=True)
+        subprocess.run(["/usr/bin/gcc", "-c", "a.c"], cwd=tmp_path, check=True)
         files = seen.all()
         assert files[-1] == ("a.o", (tmp_path / "a.o").read_bytes())
-        subprocess.run(["ar", "rcs", "liba.a", "a.o"], cwd=tmp_path, check=True)
+        subprocess.run(["/usr/bin/ar", "rcs", "liba.a", "a.o"], cwd=tmp_path, check=True)
         assert seen.all()[-1] == ("liba.a", (tmp_path / "liba.a").read_bytes())
 
 
 def test_an_error_in_the_sink_is_a_problem_and_watching_goes_on(tmp_path: Path) -> None:
-    from reloader.globs import parse_pattern
-
     arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     problems: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
-    def sink(file: object) -> None:
-        data: bytes = file.data  # type: ignore[attr-defined] # pyright: ignore
-        if data == b"bad":
+    def sink(file: FinishedFile) -> None:
+        if file.data == b"bad":
             message = "no room"
             raise OSError(message)
-        arrived.put(data)
+        arrived.put(file.data)
 
     with Watcher(parse_pattern(".", tmp_path), sink, problems.put):
         (tmp_path / "a.o").write_bytes(b"bad")

@@ -16,7 +16,7 @@ import numpy as np
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 from elftools.elf.enums import ENUM_RELOC_TYPE_AARCH64, ENUM_RELOC_TYPE_x64
 
-from reloader.elf.object import ObjectFile
+from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64
 
 # The absolute words that compilers put into debug sections, as bytes. By name: their numbers are
@@ -29,7 +29,10 @@ _WORDS: Final = {
     "R_AARCH64_ABS64": 8,
     "R_AARCH64_ABS32": 4,
 }
-_NUMBERS: Final = {62: ENUM_RELOC_TYPE_x64, 183: ENUM_RELOC_TYPE_AARCH64}  # EM_X86_64, EM_AARCH64
+_NUMBERS: Final = {
+    62: ENUM_RELOC_TYPE_x64,
+    183: ENUM_RELOC_TYPE_AARCH64,
+}  # EM_X86_64, EM_AARCH64
 _COMPRESSED: Final = 0x800  # SHF_COMPRESSED
 _CHDR_SIZE: Final = 24  # Elf64_Chdr
 _ZLIB: Final = 1  # ELFCOMPRESS_ZLIB
@@ -43,7 +46,7 @@ class Pointers:
 
     at: I64  # offset of the word in the debug section, ascending
     section: I32  # of the symbol: index, or one of the sentinels of `elf.object`
-    offset: I64  # in that section
+    offset: I64  # in that section; for COMMON the symbol's index
 
     def find(self, at: int) -> tuple[int, int] | None:
         """Return (section, offset) that the word at an offset refers to, None if it is no pointer."""
@@ -160,4 +163,5 @@ def _relocate(obj: ObjectFile, section: int, image: np.ndarray, widths: I32) -> 
         chosen = np.flatnonzero(width == size)
         fields = value[chosen].astype("<i8").view(np.uint8).reshape(-1, 8)[:, :size]
         image[at[chosen, None] + np.arange(size)] = fields
-    return Pointers(at=at, section=obj.symbol_sections[symbol], offset=value)
+    where = obj.symbol_sections[symbol]
+    return Pointers(at, where, np.where(where == COMMON, symbol, value))

@@ -59,9 +59,7 @@ def read_dynamic(content: U8, read: ReadAt) -> Dynamic:
     size = found.tags.get(DT_STRSZ, 0)
     if size:
         found.strings = read(found.tags.get(DT_STRTAB, 0), size).tobytes()
-    found.needed = [
-        name_at(found.strings, int(offset)) for offset in values[tags == DT_NEEDED]
-    ]
+    found.needed = [name_at(found.strings, int(offset)) for offset in values[tags == DT_NEEDED]]
     found.relocations = np.concatenate(
         [
             _table(found, read, DT_RELA, DT_RELASZ, RELA),

@@ -312,7 +312,9 @@ def _tls(segments: NDArray[np.void], bias: int) -> TlsSegment | None:
     return None
 
 
-def _symtab(data: U8, header: Any, bias: int, tls: TlsSegment | None, path: str) -> ImageSymbols:  # noqa: ANN401  a numpy record
+def _symtab(
+    data: U8, header: Any, bias: int, tls: TlsSegment | None, path: str
+) -> ImageSymbols:  # noqa: ANN401  a numpy record
     """Read .symtab; without one, or without section headers, the image is stripped."""
     count = int(header["e_shnum"])
     if not count or int(header["e_shentsize"]) != SHDR.itemsize:

@@ -22,12 +22,11 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
     if plan.directory is not None:
         program.ledger.add([Held(plan.directory, generation, ("", ""))])
         program.directory = plan.directory
-    entries = [row for row in range(len(plan.redirects)) if plan.redirected]
-    for row in entries:
-        slot = plan.redirected[int(plan.redirects.function[row])]
-        size = int(plan.redirects.size[row])
-        old = plan.redirects.old[row, :size].tobytes()
-        new = plan.redirects.new[row, :size].tobytes()
-        program.redirects.setdefault(slot, []).append((int(plan.redirects.addr[row]), old, new))
+    writes = plan.redirects
+    for row in range(0 if writes is None else len(writes)):
+        slot = plan.redirected[int(writes.function[row])]
+        size = int(writes.size[row])
+        old, new = writes.old[row, :size].tobytes(), writes.new[row, :size].tobytes()
+        program.redirects.setdefault(slot, []).append((int(writes.addr[row]), old, new))
     program.generation = generation
     return program.ledger.supersede(program.roots())

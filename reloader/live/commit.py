@@ -9,9 +9,10 @@ import numpy as np
 
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, Region, SlotId
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.layout import Placed, body_addr
+from reloader.link.grow import lookup
+from reloader.link.layout import body_addr, fresh_blocks, image
 from reloader.link.passes.build_tables import WANTS_SLOT
-from reloader.live.plan import Flips
+from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
 from reloader.live.target import Arena
 from stubs.table import RESERVED, SlotKey
@@ -54,25 +55,21 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
     symbols.addr[has[nameless]] = stubs[nameless]
 
 
-def write_blocks(graph: LinkGraph, placed: Sequence[Placed], arena: Arena) -> int:
-    """Write the finished bytes of every placed block into the arena; return how many."""
-    blocks = graph.blocks
-    fresh = blocks.live & ~blocks.same & (blocks.content >= 0) & (blocks.addr != np.uint64(NO_ADDR))
-    fresh &= blocks.region < Region.TLS
+def write_blocks(program: Program, plan: Plan) -> int:
+    """Write all bytes of a transaction's memory into the arena; return how many."""
     written = 0
-    for block in np.flatnonzero(fresh):
-        content = graph.block_bytes(int(block))
-        arena.view(int(blocks.addr[block]), len(content))[:] = content
-        written += len(content)
+    for item in plan.placed:
+        data = image(plan.graph, item, program.arch)
+        program.target.arena.view(item.allocation.addr, len(data))[:] = data
+        written += len(data)
     return written
 
 
 def in_placed_block(graph: LinkGraph) -> Bool:
     """Return (n,) whether a symbol's bytes are in a block that this transaction places."""
-    symbols, blocks = graph.symbols, graph.blocks
+    symbols = graph.symbols
     inside = symbols.origin == Origin.BLOCK
-    placed = blocks.live & ~blocks.same & (blocks.addr != np.uint64(NO_ADDR))
-    return inside & (symbols.block >= 0) & placed[np.maximum(symbols.block, 0)]
+    return inside & lookup(fresh_blocks(graph), np.where(inside, symbols.block, NO_ROW), 0)
 
 
 def plan_flips(graph: LinkGraph, program: Program) -> Flips:

@@ -5,7 +5,9 @@ address. That can name a function that has returned already (its old word was no
 and never misses one that has not, whatever its unwind tables say.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +16,21 @@ from numpy.typing import NDArray
 
 from reloader.ids import I64, U64, Addr
 from reloader.live import decode
-from reloader.live.target import Mapping, Target
+from reloader.live.target import Mapping, Stopped, Target
+
+Span = tuple[int, int]  # first address, address behind the last
+Symboliser = Callable[[int], str]  # the variable at an address, or ""
 
 # words of user_regs_struct (sys/user.h)
 RIP: Final = 16
 RSP: Final = 19
 FS_BASE: Final = 21
+REGISTERS: Final = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
+    "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds",
+    "es", "fs", "gs",
+]  # fmt: skip
+_NAMED: Final = 64  # holders that are described in one report
 RED_ZONE: Final = (
     128  # bytes below the stack pointer that a leaf function may use (psABI 3.2.2)
 )
@@ -122,3 +133,112 @@ def _returning(target: Target, words: U64, rows: I64) -> list[int]:
         if seen[word]:
             result[row] = None
     return list(result)
+
+
+def possible_stacks(mappings: list[Mapping]) -> list[Span]:
+    """Return the mappings that may be a thread's stack: named so, or above a guard."""
+    pairs = pairwise(mappings)
+    found = [(int(m.start), int(m.end)) for below, m in pairs if _is_guarded(below, m)]
+    return sorted(
+        {*found, *((int(m.start), int(m.end)) for m in mappings if m.name == "[stack]")}
+    )
+
+
+def _is_guarded(below: Mapping, mapping: Mapping) -> bool:
+    return (
+        below.end == mapping.start
+        and below.protection.startswith("---")
+        and mapping.protection.startswith("rw-p")
+        and not mapping.name
+    )
+
+
+def dead_stacks(mappings: list[Mapping], registers: NDArray[np.uint64]) -> list[Span]:
+    """Return the parts of stacks below the stack pointers of stopped threads, in address order.
+
+    Certain are the main stack under a stack pointer in it, and memory above a guard that also
+    holds, above the stack pointer, the thread's own control block: what pthread_create makes. A
+    fiber's stack has none and counts whole.
+    """
+    found: list[Span] = []
+    for words in registers:
+        rsp, fs_base = int(words[RSP]), int(words[FS_BASE])
+        at = mapping_at(mappings, rsp)
+        if at is None:
+            continue
+        mapping = mappings[at]
+        thread = (
+            at > 0 and _is_guarded(mappings[at - 1], mapping) and rsp < fs_base < mapping.end
+        )
+        end = (rsp - RED_ZONE) & ~7
+        if (thread or mapping.name == "[stack]") and end > mapping.start:
+            found.append((int(mapping.start), end))
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One word that still points into old code or its data."""
+
+    kind: str  # thread, register, stack, global, heap, memory, slot, debugger, breakpoint
+    where: str  # for people
+    addr: int  # of the word; 0 for a register
+    value: int
+    tid: int = 0
+    symbol: str = ""  # the variable or function, where known
+
+
+def name_word(
+    mappings: list[Mapping], stacks: dict[int, int], addr: int, value: int, symbol: str = ""
+) -> Holder:
+    """Say what a word in memory belongs to.
+
+    Args:
+        mappings: Of the process.
+        stacks: Index of the mapping that each thread's stack pointer is in -> thread.
+        addr: Of the word.
+        value: What it holds.
+        symbol: The variable at that address, if somebody knows.
+    """
+    at = mapping_at(mappings, addr)
+    if at is None:
+        return Holder("memory", f"memory at {addr:#x}, unmapped meanwhile", addr, value)
+    mapping, tid = mappings[at], stacks.get(at, 0)
+    if tid:
+        return Holder("stack", f"stack of thread {tid} at {addr:#x}", addr, value, tid, symbol)
+    if mapping.name == "[heap]":
+        return Holder("heap", f"heap at {addr:#x}", addr, value, 0, symbol)
+    if symbol or mapping.name.startswith("/"):
+        inside = symbol or f"{mapping.name} {mapping.protection} at {addr:#x}"
+        return Holder("global", inside, addr, value, 0, symbol)
+    where = f"memory at {addr:#x} ({mapping.name or 'mapped by the program'})"
+    return Holder("memory", where, addr, value, 0, symbol)
+
+
+def stacks_of(mappings: list[Mapping], stopped: Stopped) -> dict[int, int]:
+    """Return the thread whose stack pointer is in each mapping, by the mapping's index."""
+    rows = zip(stopped.tids, stopped.registers[:, RSP].tolist(), strict=True)
+    found = {mapping_at(mappings, rsp): tid for tid, rsp in rows}
+    return {at: tid for at, tid in found.items() if at is not None}
+
+
+def describe(  # noqa: PLR0913, PLR0917  two columns of words, and what names them
+    target: Target,
+    addr: U64,
+    value: U64,
+    registers: list[tuple[int, str, int]],
+    stacks: dict[int, int],
+    symbolise: Symboliser | None = None,
+) -> list[Holder]:
+    """Return the first few holders behind words and (thread, register, value) rows."""
+    mappings = target.maps()
+    found: list[Holder] = []
+    for tid, name, word in registers[:_NAMED]:
+        runs = name == "rip"
+        text = f"thread {thread_name(target.pid, tid)} ({tid})"
+        text += " runs it" if runs else f" has it in {name}"
+        found.append(Holder("thread" if runs else "register", text, 0, word, tid))
+    for at, word in zip(addr[:_NAMED].tolist(), value[:_NAMED].tolist(), strict=True):
+        symbol = symbolise(at) if symbolise is not None else ""
+        found.append(name_word(mappings, stacks, at, word, symbol))
+    return found

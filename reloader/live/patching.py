@@ -1,7 +1,7 @@
 """Writing a plan of redirects into the live process, whole or not at all, and taking it back.
 
 All threads are stopped, so no thread sees half of it; what remains to be checked is that none
-stands inside the bytes, in which case they all go on and the write is tried again a little later.
+XX
 Everything is prepared before the stop: inside are one read and one comparison for each run of
 code, the look at the program counters, and one write a page.
 """

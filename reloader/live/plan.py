@@ -31,8 +31,8 @@ class Plan:
     placed: list[Placed]
     held: list[Held]  # the same memory, as the ledger will have it
     flips: Flips
-    redirects: RedirectPlan  # jumps to write into the executable's own code; mostly none
-    redirected: list[int]  # the slots whose functions they redirect
+    redirects: RedirectPlan | None  # jumps to write into the executable's own code; mostly none
+    redirected: list[int]  # (names of `redirects`) the slot of each, NO_ROW for context
     versions: list[LiveObject]  # what each object will be once this is live
     first_slot: int  # slots from here on are new
     directory: Allocation | None = None  # the unwind directory that this transaction publishes

@@ -34,7 +34,7 @@ WALL: Final = 0x40000000  # wait for threads that are not children of ours, too
 REGISTER_COUNT: Final = 27
 # columns of user_regs_struct (sys/user.h)
 R_RBX, R_R11, R_RAX, R_RCX, R_RDX, R_RSI, R_RDI = 5, 6, 10, 11, 12, 13, 14
-R_R10, R_R8, R_R9, R_ORIG_RAX, R_RIP, R_RSP = 7, 9, 8, 15, 16, 19
+R_R10, R_R8, R_R9, R_ORIG_RAX, R_RIP, R_EFLAGS, R_RSP = 7, 9, 8, 15, 16, 18, 19
 
 FUTEX_WAIT: Final = 0
 FUTEX_WAKE: Final = 1

@@ -1,38 +1,65 @@
 """The moment itself: slots flip, and original functions that changed for the first time get their jump.
 
 An original entry may jump to its stub only once the slot behind the stub points at new code, or the first caller would run
-in a circle; and a slot must not flip if the jumps turn out to be impossible. So with jumps to write both happen in one stop of
-all threads, after its checks have passed. Without, the stores alone do it and nobody is stopped.
+in a circle; and a slot must not flip if the jumps turn out to be impossible. So with jumps to write both happen in one stop
+of all threads, after its checks have passed. Without, the stores alone do it and nobody is stopped.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from reloader.ids import NO_ADDR, I32, Addr
-from reloader.live.commit import Flips, flip
-from reloader.live.patching import apply_redirects
-from reloader.live.plan import Plan
+from reloader.ids import I32
+from reloader.live.commit import flip
+from reloader.live.patching import RedirectResult, apply_redirects
+from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
-from reloader.live.redirect import OriginalFunctions, Places, RedirectPlan, plan_redirects
+from reloader.live.redirect import RedirectPlan, plan_redirects
+from reloader.live.surroundings import call_sites, surroundings
 
 
 def plan_entries(
     program: Program, flips: Flips, names: Sequence[bytes]
-) -> tuple[RedirectPlan, list[int]]:
+) -> tuple[RedirectPlan | None, list[int]]:
     """Plan the jumps for functions of the executable that change for the first time.
 
     Returns:
-        The writes, and the slots of the functions that they redirect.
+        The writes, or None if there are none, and the slot of each row of the plan's names that
+        is redirected (NO_ROW for context).
 
     Raises:
         NotRedirectableError: Some of them cannot be redirected.
     """
     original = np.array([program.table.original[slot] for slot in flips.slot], np.uint64)
-    inside = program.image.contains(original)
     fresh = np.array([int(slot) not in program.redirects for slot in flips.slot], np.bool_)
-    rows = np.flatnonzero(inside & fresh & (original != 0))
-    functions = surroundings(program, flips.slot[rows], original[rows], [names[i] for i in rows])
-    sites = call_sites(program, functions)
-    plan = plan_redirects(functions, program.target.read, sites)
-    return plan, [int(slot) for slot in flips.slot[rows]]
+    rows = np.flatnonzero(fresh & program.image.in_code(original))
+    if not len(rows):
+        return None, []
+    slots: I32 = flips.slot[rows]
+    stubs = np.array([program.target.arena.stub_addr(int(s)) for s in slots], np.uint64)
+    functions = surroundings(program, original[rows], stubs)
+    plan = plan_redirects(functions, program.target.read, call_sites(program, functions))
+    slot_of_stub = dict(zip(stubs.tolist(), slots.tolist(), strict=True))
+    return plan, [slot_of_stub.get(stub, -1) for stub in functions.stub_addr.tolist()]
+
+
+def flip_and_redirect(program: Program, plan: Plan) -> RedirectResult | None:
+    """Make new code what callers reach.
+
+    Returns:
+        What the stop was like and who ran what at that moment; None if there was none.
+
+    Raises:
+        ReloaderError: The jumps could not be written; slots are as they were.
+    """
+    arena, flips = program.target.arena, plan.flips
+    if plan.redirects is None:
+        flip(arena, flips.slot, flips.new)
+        return None
+    try:
+        return apply_redirects(
+            plan.redirects, program.target, lambda: flip(arena, flips.slot, flips.new)
+        )
+    except BaseException:
+        flip(arena, flips.slot, flips.old)
+        raise

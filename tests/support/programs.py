@@ -177,9 +177,7 @@ def _lua(folder: Path, variant: Variant) -> BuiltProgram:
         "SYSCFLAGS=-DLUA_USE_LINUX", "SYSLIBS=-Wl,-E -ldl", f"MYCFLAGS=-g {variant.cflags}",
         f"MYLDFLAGS={variant.ldflags} -Wl,-Map=lua.map",
     )  # fmt: skip
-    return BuiltProgram(
-        source, source / "lua", source / "lua.map", _sorted(source.glob("*.o"))
-    )
+    return BuiltProgram(source, source / "lua", source / "lua.map", _sorted(source.glob("*.o")))
 
 
 def _memcached(folder: Path, variant: Variant) -> BuiltProgram:

@@ -1,7 +1,7 @@
 """A watcher under test: its files arrive in a queue, and a fence says when all have."""
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,7 @@ class Seen:
 
 
 @contextmanager
-def watching(
+def watching(  # noqa: PLR0913 - the watcher's own options
     cwd: Path,
     *texts: str,
     is_complete: Callable[[bytes], bool] = is_whole,
@@ -59,7 +59,7 @@ def watching(
     trust: Trust | None = None,
     poll_seconds: float = 0.02,
     suffixes: Sequence[str] = (".o", ".a"),
-) -> Iterator[Seen]:
+) -> Generator[Seen]:
     """Watch patterns below a folder."""
     patterns = [p for text in texts for p in parse_pattern(text, cwd, suffixes)]
     arrived: queue.SimpleQueue[FinishedFile] = queue.SimpleQueue()

@@ -7,7 +7,6 @@ asked only for the instructions around the fields in question.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, cast
@@ -50,6 +49,7 @@ class Function:
     """The decoded instructions of one function."""
 
     name: bytes
+    section: int
     start: int  # offset in the section
     at: list[int]  # offset of each instruction in the section
     size: list[int]
@@ -97,10 +97,6 @@ class Code:
         section, start = int(self.file.symbol_sections[rows[0]]), int(symbol["st_value"])
         return self.function_at(section, start)
 
-    def section_of(self, function: Function) -> int:
-        """Return the section a decoded function is in."""
-        return next(key[0] for key, value in self._functions.items() if value is function)
-
     def starts(self, section: int) -> tuple[list[int], list[int], list[bytes]]:
         """Return (starts, ends, names) of the functions of a section, ascending."""
         known = self._starts.get(section)
@@ -143,7 +139,9 @@ class Code:
             branch = mnemonic[0] == "j" or mnemonic == "call"
             raw = code[address - start : address - start + size]
             shapes.append(mnemonic.encode() if branch else raw)
-        found = self._functions[section, start] = Function(name, start, at, sizes, shapes)
+        found = self._functions[section, start] = Function(
+            name, section, start, at, sizes, shapes
+        )
         return found
 
     def operand(self, section: int, field: int) -> Operand:
@@ -177,11 +175,13 @@ class Code:
         for index in range(row, min(row + _LOOK_AHEAD, len(function.at))):
             instruction = self.detail(section, function, index)
             for operand in instruction.operands:
-                memory = operand.type == x86.X86_OP_MEM and instruction.id != x86.X86_INS_LEA
-                if memory and register == operand.mem.base:
-                    return int(operand.mem.disp)
-                if memory and register == operand.mem.index and operand.mem.scale == 1:
-                    return int(operand.mem.disp)
+                if operand.type != x86.X86_OP_MEM or instruction.id == x86.X86_INS_LEA:
+                    continue
+                base, index, disp = operand.mem.base, operand.mem.index, int(operand.mem.disp)
+                if register == base and not index:
+                    return disp
+                if register == base or (register == index and operand.mem.scale == 1):
+                    return disp if disp >= 0 else None  # `a[i-1]` is inside `a`
             if any(instruction.group(g) for g in _LEAVES) or _writes(instruction, register):
                 return None
         return None
@@ -203,7 +203,7 @@ def _same(one: str, other: str) -> bool:
     def stem(name: str) -> str:
         if name[:1] == "r" and name[1:2].isdigit():
             return name.rstrip("dwb")
-        return name.lstrip("re").rstrip("lh")
+        return name.lstrip("re").rstrip("lhx")
 
     return stem(one) == stem(other)
 
@@ -230,27 +230,3 @@ def field_widths(rows: NDArray[np.void], arch: Architecture) -> I64:
     kind = known[np.minimum(number, len(known) - 1)]
     width = arch.kinds["width"][np.maximum(kind, 0)].astype(np.int64)
     return np.where((kind >= 0) & (number < len(known)), width, 0)
-
-
-def used_functions(
-    file: ObjectFile, rows: NDArray[np.int64], code: Sequence[bool]
-) -> list[bytes]:
-    """Return the name of the function that holds the field of some relocations; b"" in data."""
-    starts: dict[int, tuple[list[int], list[bytes]]] = {}
-    names: list[bytes] = []
-    for row in rows.tolist():
-        section = int(file.relocation_sections[row])
-        if not code[section]:
-            names.append(b"")
-            continue
-        if section not in starts:
-            own = file.defined_in(section)
-            own = own[file.types()[own] == _STT_FUNC]
-            own = own[np.argsort(file.symbols["st_value"][own], kind="stable")]
-            labels = [file.symbol_names[symbol] for symbol in own.tolist()]
-            starts[section] = (file.symbols["st_value"][own].astype(int).tolist(), labels)
-        begins, labels = starts[section]
-        relocation: Any = file.relocations[row]
-        at = bisect_right(begins, int(relocation["r_offset"])) - 1
-        names.append(labels[at] if at >= 0 else b"")
-    return names

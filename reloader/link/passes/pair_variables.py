@@ -155,7 +155,9 @@ class Names:
 UsersOf = tuple[Mapping[int, set[bytes]], Mapping[int, set[bytes]]]
 
 
-def pair_variables(old: Names, new: Names, users: Callable[[], UsersOf] | None = None) -> Pairing:
+def pair_variables(
+    old: Names, new: Names, users: Callable[[], UsersOf] | None = None
+) -> Pairing:
     """Pair the variables of two versions of an object.
 
     Args:
@@ -240,9 +242,7 @@ def _by_place(
     return places
 
 
-def _by_users(
-    users: UsersOf, olds: list[int], news: list[int]
-) -> list[tuple[int, int]] | None:
+def _by_users(users: UsersOf, olds: list[int], news: list[int]) -> list[tuple[int, int]] | None:
     """Pair static locals by the functions that use them; None if any use is shared."""
     pairs: list[tuple[int, int]] = []
     for side, rows in zip(users, (olds, news), strict=True):

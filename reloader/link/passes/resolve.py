@@ -8,9 +8,10 @@ process has already, as with a dynamic linker: all callers have to agree on one 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.base import Place
@@ -84,6 +85,12 @@ def unify(graph: LinkGraph) -> None:
     edges.symbol = winner[edges.symbol]
 
 
+def names_of(graph: LinkGraph, rows: NDArray[Any]) -> list[bytes]:
+    """Return the names of some symbols."""
+    names = graph.symbols.name
+    return [names[row] for row in rows.tolist()]
+
+
 def _rank(graph: LinkGraph, rows: I64) -> I64:
     """Return 0 for strong, 1 for COMMON, 2 for weak definitions."""
     symbols = graph.symbols
@@ -100,11 +107,12 @@ def _winners(graph: LinkGraph, defined: I64) -> dict[bytes, int]:
     # COMMON: the largest first. Else in the order of the objects; the sort is stable.
     size = np.where(rank == 1, symbols.size[defined].astype(np.int64), 0)
     order = np.lexsort((defined, -size, rank))
-    rows, ranks = defined[order].tolist(), rank[order].tolist()
+    order_rows = defined[order]
+    rows, ranks = order_rows.tolist(), rank[order].tolist()
     winners: dict[bytes, int] = {}
     duplicates: list[DuplicateRow] = []
-    for row, strength in zip(rows, ranks, strict=True):
-        name = symbols.name[row]
+    names = names_of(graph, order_rows)
+    for name, row, strength in zip(names, rows, ranks, strict=True):
         first = winners.setdefault(name, row)
         if first == row:
             continue
@@ -131,7 +139,7 @@ def prefer_existing(graph: LinkGraph, source: SymbolSource) -> None:
     rows = np.flatnonzero(shared).astype(np.int32)
     if not len(rows):
         return
-    found = source.find([symbols.name[row] for row in rows.tolist()])
+    found = source.find(names_of(graph, rows))
     same_kind = (found.type == STT_TLS) == (symbols.type[rows] == STT_TLS)
     _bind(graph, rows, found, found.found & same_kind)
     taken = rows[found.found & same_kind]
@@ -173,7 +181,7 @@ def resolve(graph: LinkGraph, source: SymbolSource, lines: Lines = no_lines) -> 
     used[graph.edges.symbol[live_edges(graph)]] = True
     rows = np.flatnonzero(used & (symbols.origin == Origin.UNDEFINED)).astype(np.int32)
     rows = rows[~_made_by_linker(graph, rows, first=True)]
-    found = source.find([symbols.name[row] for row in rows.tolist()])
+    found = source.find(names_of(graph, rows))
     # The address `dlsym` gives for a thread-local variable is that of one thread's copy.
     wants_thread = symbols.type[rows] == STT_TLS
     hit = found.found & (wants_thread == (found.type == STT_TLS))
@@ -195,8 +203,7 @@ def _made_by_linker(graph: LinkGraph, rows: I32, *, first: bool) -> Bool:
     Some come before the process's own (`first`): the executable's have another meaning.
     """
     made = np.zeros(len(rows), np.bool_)
-    for at, row in enumerate(rows.tolist()):
-        name = graph.symbols.name[row]
+    for at, (row, name) in enumerate(zip(rows.tolist(), names_of(graph, rows), strict=True)):
         if first and name in (GOT_NAME, TLS_BASE_NAME, DSO_NAME):
             made[at] = _make_own(graph, row, name)
         elif not first and name.startswith((b"__start_", b"__stop_")):

@@ -20,8 +20,8 @@ OFFSET_BITS = 40  # of a (section, offset) key: sections are far smaller than a 
 
 
 def key_of(section: I64, offset: I64) -> I64:
-    """Return sortable keys of places."""
-    return (section << OFFSET_BITS) | offset
+    """Return sortable keys of places; a negative offset sorts before its section."""
+    return (section << OFFSET_BITS) + offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,9 @@ def version_of(file: ObjectFile, fields: Fields) -> Version:
         table, rows = table[order], rows[order]
     nobits = file.sections["sh_type"] == SHT_NOBITS
     start = np.where(nobits, NO_ROW, file.sections["sh_offset"].astype(np.int64))
-    masked = without_fields(file.data, start[section] + offset, width[rows])
+    held = start[section] >= 0
+    at = (start[section] + offset)[held]
+    masked = without_fields(file.data, at, width[rows][held])
     return Version(
         file=file,
         key=key,
@@ -118,7 +120,7 @@ def without_fields(data: U8, at: I64, width: NDArray[np.uint8]) -> bytes:
     """Return the bytes with each field zero: assemblers may leave anything in them."""
     masked = data.copy()
     for size in np.unique(width).tolist():
-        places = at[width == size][:, None] + np.arange(size)
+        places: I64 = at[width == size][:, None] + np.arange(size, dtype=np.int64)
         masked[np.clip(places, 0, len(masked) - 1)] = 0
     return masked.tobytes()
 
@@ -161,11 +163,11 @@ def pair_sections(old: Version, new: Version) -> I64:
 
 def section_keys(file: ObjectFile, rows: NDArray[np.intp]) -> list[Hashable]:
     """Return what a section is known by in every version: its name, and its group's."""
-    names = [file.section_names[row] for row in rows.tolist()]
-    groups = file.group_sections[rows]
-    if not bool(groups.any()):
+    names: list[bytes] = [file.section_names[row] for row in rows.tolist()]
+    groups: list[int] = file.group_sections[rows].tolist()
+    if not any(groups):
         return list(names)
-    signed = zip(names, groups.tolist(), strict=True)
+    signed = zip(names, groups, strict=True)
     return [
         (name, file.group_signatures.get(group, b"")) if group else name
         for name, group in signed

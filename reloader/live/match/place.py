@@ -147,6 +147,13 @@ class Placing:
             return self.claims[at - 1][1]
         return self.claims[at][1] if at < len(self.starts) and self.starts[at] < end else None
 
+    def section_at(self, addr: int) -> int:
+        """Return the section that has an address, or NOWHERE."""
+        at = bisect_right(self.starts, addr)
+        if at and addr < self.claims[at - 1][0]:
+            return self.claims[at - 1][1]
+        return NOWHERE
+
     def _may_share(self, section: int, base: int, holder: int, symbol: int) -> bool:
         """Return whether two sections are one copy: COMDAT, or folded identical code.
 

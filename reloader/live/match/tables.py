@@ -100,7 +100,11 @@ def build_tables(objects: Sequence[ObjectFile], kinds: NDArray[np.void]) -> Tabl
     flags, types = headers["sh_flags"].astype(np.int64), headers["sh_type"].astype(np.int64)
     loaded = ((flags & SHF_ALLOC) != 0) & (headers["sh_size"] > 0) & np.isin(types, _PLACED)
     names = np.array([name in REWRITTEN for file in objects for name in file.section_names])
-    merge = loaded & ((flags & SHF_MERGE) != 0)
+    # linkers leave a SHF_MERGE section with relocations in one piece
+    patched = np.zeros(len(headers), np.bool_)
+    for first, file in zip(first_section, objects, strict=False):
+        patched[file.relocation_sections + first] = True
+    merge = loaded & ((flags & SHF_MERGE) != 0) & ~patched
     wanted = loaded & ~merge & ~names
     start, content = _content(objects, headers, owner, wanted | merge)
     relocations = _relocations(objects, kinds, first_section, first_symbol, wanted)

@@ -1,0 +1,43 @@
+# Every target sets up what it needs by itself; see tools/setup.sh.
+.DEFAULT_GOAL := help
+.PHONY: help setup agent test check bench demo clean distclean
+
+PYTHON := .venv/bin/python
+C_FILES = $(wildcard stubs/agent/*.c stubs/agent/hosts/*.c)
+C_FLAGS = -std=gnu11 -O2 -fPIC -Wall -Wextra -Werror
+PYTEST_ARGS ?=
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
+
+setup:  ## virtual environment, locked dependencies, the agent (root: missing Debian packages)
+	@tools/setup.sh
+
+agent: setup  ## compile what lives inside the target
+	@$(PYTHON) -m stubs.build
+
+demo: setup  ## the main job on screen: a running program is edited, its state goes on
+	@$(PYTHON) demo/run.py
+
+test:  ## all tests; `make test PYTEST_ARGS="tests/elf -x"` for some
+	@tools/setup.sh --tests
+	@$(PYTHON) -m pytest -q $(PYTEST_ARGS)
+
+check: setup  ## ruff, pyright, the C with warnings as errors (ANALYZE=1: gcc's analyzer too)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pyright
+	@for file in $(C_FILES); do echo "gcc $$file"; \
+	    gcc $(C_FLAGS) $(if $(ANALYZE),-fanalyzer) -c -o /dev/null $$file || exit 1; done
+
+bench:  ## benchmarks; results as JSON
+	@tools/setup.sh --tests
+	@$(PYTHON) -m tests.bench
+
+clean:  ## what builds leave behind; .venv and .work stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -f stubs/agent/*.so stubs/agent/reloader-holder
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.work/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## everything that is not in the repository
+	rm -rf .venv .work

@@ -1,0 +1,99 @@
+"""`reloader run`: start a program under the daemon and exit as it does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from reloader import show
+from reloader.client import Client
+from reloader.commands.common import absolute, progress
+from reloader.commands.control import build_option, source_option, watch_option
+from reloader.protocol import Event, check_peer
+from reloader.run_program import minding
+from reloader.spawn import agent_environment, find_program, socket_pair, start_program
+
+_PASS_ON = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+
+@click.command(context_settings=_PASS_ON)
+@watch_option
+@build_option
+@source_option
+@click.option(
+    "--program",
+    metavar="NAME",
+    help="The process that is meant, where PROGRAM is a wrapper (`dune exec`, `make run`).",
+)
+@click.option("--quiet", is_flag=True, help="Show no events.")
+@click.option("--json", "as_json", is_flag=True, help="Show events as JSON lines.")
+@click.option("--target", hidden=True, help="Accepted, as every verb does; means nothing here.")
+@click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARG]...")
+def run(  # noqa: PLR0913 - one argument an option
+    *,
+    watch: tuple[str, ...],
+    build: str | None,
+    source: tuple[str, ...],
+    program: str | None,
+    quiet: bool,
+    as_json: bool,
+    target: str | None,
+    argv: tuple[str, ...],
+) -> int:
+    """Start a program; it has the terminal, the signals and Ctrl-C, and gives its status.
+
+    What is reloaded is told on standard error.
+
+    \b
+    Example: reloader run --watch 'build/*.o' -- ./game --level 3
+             reloader run --build make --source 'src/*.c' -- ./game
+    """  # noqa: D301 - \b is click's mark
+    del target
+    path = find_program(argv[0], os.environ)
+    theirs, daemons = socket_pair()
+    with progress(f"preparing {argv[0]}"):
+        client = Client.open()
+        env = agent_environment(os.environ, theirs, check_peer(client.channel.sock), program)
+        reply = client.spawn(
+            daemons,
+            argv=list(argv),
+            path=absolute(path),
+            cwd=str(Path.cwd()),
+            env=env,
+            program=program,
+            watch=[absolute(glob) for glob in watch],
+            build=build,
+            source=[absolute(glob) for glob in source],
+        )
+    os.close(daemons)
+    shown = _Shown(reply["session"], quiet=quiet, as_json=as_json)
+    with client, minding(client, shown) as minder:
+        minder.pid = start_program(path, argv, env, theirs)
+        os.close(theirs)  # the daemon must see the stream's end when the program's end closes
+        return minder.wait()
+
+
+class _Shown:
+    """Shows the events of one session on standard error."""
+
+    def __init__(self, session: int, *, quiet: bool, as_json: bool) -> None:
+        self._session = session
+        self._quiet = quiet
+        self._as_json = as_json
+
+    def __call__(self, event: Event | None) -> None:
+        if event is None:
+            event = Event("warning", {"text": "the daemon ended; the program runs on"})
+        if self._quiet or event.data.get("session", self._session) != self._session:
+            return
+        line = self._json(event) if self._as_json else show.event(event)
+        if line:
+            click.echo(line, err=True)
+
+    @staticmethod
+    def _json(event: Event) -> str:
+
+        return json.dumps({"kind": event.kind, **event.data})

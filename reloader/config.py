@@ -1,0 +1,147 @@
+"""The configuration: `reloader.toml`, or `[tool.reloader]` of pyproject.toml.
+
+Every key has a default, so a project needs no file. A key that nothing reads is an error: a
+misspelt one would silently do nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from reloader.errors.daemon import ConfigError, UnknownKeyError, WrongTypeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaConfig:
+    """[arena]: our address space in the target, in MiB; it is reserved, not used."""
+
+    code_mib: int = 256
+    rodata_mib: int = 256
+    data_mib: int = 256
+    near: str = ""  # an address (`0x…`) to lie near; empty: the executable's
+
+
+@dataclass(frozen=True, slots=True)
+class RetireConfig:
+    """[retire]: freeing what was superseded."""
+
+    enabled: bool = True
+    max_stop_ms: float = 5.0  # of one stop
+    min_interval_s: float = 1.0  # between two stops
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a project may set."""
+
+    watch: tuple[str, ...] = ()  # folders and globs of objects and archives
+    build: str = ""  # the command that makes objects of sources
+    source: tuple[str, ...] = ()  # globs; a saved one runs `build`
+    archives: tuple[str, ...] = ()  # searched for what is undefined, as a linker does
+    program: str = ""  # basename of the process that is meant, under wrappers
+    keep: int = 50  # generations whose objects stay loadable
+    polling: bool = False  # look at files instead of being told, for network file systems
+    polling_interval_s: float = 0.5
+    allow_shared_files: bool = False  # take objects and folders that other users may write
+    realtime_stops: bool = True  # use SCHED_FIFO for stops where it is allowed
+    arena: ArenaConfig = field(default_factory=ArenaConfig)
+    retire: RetireConfig = field(default_factory=RetireConfig)
+
+
+_POSITIVE: Final = frozenset({"keep", "code_mib", "rodata_mib", "data_mib"})
+
+
+def load_config(folder: Path) -> Config:
+    """Return the configuration of a project folder.
+
+    `reloader.toml` wins over pyproject.toml; without either the defaults hold.
+
+    Raises:
+        ConfigError: A file is no TOML, or has an unknown key or a value of another type.
+    """
+    own = folder / "reloader.toml"
+    if own.is_file():
+        return _section(own, Config, _parse(own), "")
+    shared = folder / "pyproject.toml"
+    if shared.is_file():
+        return _section(
+            shared, Config, _parse(shared).get("tool", {}).get("reloader", {}), "tool.reloader."
+        )
+    return Config()
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problem = f"no TOML: {error}"
+        raise ConfigError(file, problem) from error
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise ConfigError(file, problem) from error
+
+
+def _section(file: Path, kind: type[Any], table: Any, prefix: str) -> Any:  # noqa: ANN401 - TOML
+    """Build a section's dataclass from its table."""
+    if not isinstance(table, dict):
+        raise WrongTypeError(file, prefix.rstrip("."), _type_name(table), "a table")
+    defaults = kind()
+    known = {f.name: getattr(defaults, f.name) for f in fields(kind)}
+    given: dict[str, Any] = {}
+    for key, value in cast("dict[str, Any]", table).items():
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            raise UnknownKeyError(file, f"{prefix}{key}", nearest)
+        given[key] = _value(file, f"{prefix}{key}", value, known[key])
+    return kind(**given)
+
+
+def _value(file: Path, key: str, value: Any, default: object) -> Any:  # noqa: ANN401 - TOML
+    """Return a value in its default's type."""
+    match default:
+        case ArenaConfig() | RetireConfig():
+            return _section(file, type(default), value, f"{key}.")
+        case tuple():
+            return _texts(file, key, value)
+        case bool():
+            wanted, ok = "true or false", isinstance(value, bool)
+        case int():
+            wanted, ok = "a whole number", type(value) is int
+        case float():
+            wanted, ok = "a number", type(value) in {int, float}
+        case _:
+            wanted, ok = "a string", isinstance(value, str)
+    if not ok:
+        raise WrongTypeError(file, key, _type_name(value), wanted)
+    if key.rpartition(".")[2] in _POSITIVE and value < 1:
+        raise WrongTypeError(file, key, str(value), "at least 1")
+    return value
+
+
+def _texts(file: Path, key: str, value: object) -> tuple[str, ...]:
+    items: list[object] = [None]
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+    texts = tuple(item for item in items if isinstance(item, str))
+    if len(texts) != len(items):
+        found = _type_name(cast("object", value))
+        raise WrongTypeError(file, key, found, "a list of strings")
+    return texts
+
+
+def _type_name(value: object) -> str:
+    match value:
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case bool():
+            return str(value).lower()
+        case _:
+            return repr(value)

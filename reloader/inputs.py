@@ -1,0 +1,156 @@
+"""Which objects a set of changed files means.
+
+A plain object is its own unit. Of an archive those members count whose content changed. An object that the program was not
+linked with takes part only if something that is reloaded refers to it (as a linker pulls archive members), or if the user
+named it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reloader.elf.ar import is_archive
+from reloader.elf.archive import Archive, read_archive
+from reloader.elf.object import UNDEFINED, ObjectFile
+from reloader.elf.read import read_object
+from reloader.errors.baseline import NotOfThisProgramError
+from reloader.errors.session import UnknownObjectError
+from reloader.live.program import Key, Program
+
+STB_LOCAL, STB_WEAK = 0, 2
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What was found in some files."""
+
+    objects: list[ObjectFile] = field(default_factory=list[ObjectFile])  # to be reloaded
+    strangers: list[ObjectFile] = field(default_factory=list[ObjectFile])  # unknown to the program
+    equal: list[str] = field(default_factory=list[str])  # same content as what is live
+
+
+@dataclass(slots=True)
+class Shelf:
+    """Objects at hand that are not in the program: what a new reference can pull in."""
+
+    objects: dict[Key, ObjectFile] = field(default_factory=dict[Key, ObjectFile])
+    archives: dict[str, Archive] = field(default_factory=dict[str, Archive])
+
+    def put(self, file: ObjectFile) -> None:
+        """Keep an object; its newer version replaces an older one."""
+        self.objects[file.key] = file
+
+    def provider(self, name: bytes, loaded: Iterable[Key]) -> ObjectFile | None:
+        """Return an object that defines a global name and is not loaded."""
+        keys = set(loaded)
+        for file in self.objects.values():
+            if file.key not in keys and name in defined_names(file):
+                return file
+        for archive in self.archives.values():
+            row = archive.symbols.get(name)
+            if row is not None and (archive.path, archive.members[row].name) not in keys:
+                return archive.object(row)
+        return None
+
+
+def read_files(files: Sequence[tuple[str, bytes]]) -> tuple[list[ObjectFile], list[Archive]]:
+    """Read finished files: plain objects, and archives not yet opened further.
+
+    Raises:
+        RefusedError: One of them is not what a linker takes.
+    """
+    objects = [read_object(path, data) for path, data in files if not is_archive(data)]
+    archives = [read_archive(path, data) for path, data in files if is_archive(data)]
+    return objects, archives
+
+
+def choose(
+    program: Program,
+    objects: Sequence[ObjectFile],
+    archives: Sequence[Archive],
+    *,
+    named: bool,
+    refused: dict[Key, str],
+) -> Inputs:
+    """Sort objects into those to reload, those without change, and strangers.
+
+    Args:
+        program: What is live.
+        objects: Plain objects.
+        archives: Their members are compared with what is live, by content.
+        named: The user named these files: strangers are loaded too (not the members of archives).
+        refused: Objects that were in the program's build but differ from what runs, with the reason.
+
+    Raises:
+        NotOfThisProgramError: One of them is such an object.
+    """
+    found = Inputs()
+    for file in [*objects, *(member for archive in archives for member in members(program, archive))]:
+        live = program.objects.get(file.key)
+        if file.key in refused:
+            raise NotOfThisProgramError(file.name, refused[file.key])
+        if live is not None and live.file.digest == file.digest:
+            found.equal.append(file.name)
+        elif live is not None or (named and not file.member):
+            found.objects.append(file)
+        else:
+            found.strangers.append(file)
+    return found
+
+
+def members(program: Program, archive: Archive) -> list[ObjectFile]:
+    """Return the members of an archive that the program has."""
+    return [
+        archive.object(row)
+        for row, member in enumerate(archive.members)
+        if (archive.path, member.name) in program.objects
+    ]
+
+
+def defined_names(file: ObjectFile) -> set[bytes]:
+    """Return the global names that an object defines."""
+    rows = np.flatnonzero((file.bindings() != STB_LOCAL) & (file.symbol_sections != UNDEFINED))
+    return {file.symbol_names[row] for row in rows.tolist()}
+
+
+def wanted_names(file: ObjectFile) -> set[bytes]:
+    """Return the names that an object must find elsewhere; weak ones need not be found."""
+    bindings = file.bindings()
+    wanted = (bindings != STB_LOCAL) & (bindings != STB_WEAK)
+    rows = np.flatnonzero(wanted & (file.symbol_sections == UNDEFINED))
+    return {file.symbol_names[row] for row in rows.tolist()}
+
+
+def pull(program: Program, objects: Sequence[ObjectFile], shelf: Shelf) -> list[ObjectFile]:
+    """Return the objects with those from the shelf that they refer to, directly or not."""
+    pulled = list(objects)
+    if not shelf.objects and not shelf.archives:
+        return pulled
+    defined: set[bytes] = set().union(*(defined_names(file) for file in pulled))
+    asked: set[bytes] = set()
+    todo = list(pulled)
+    while todo:
+        names = sorted(wanted_names(todo.pop()) - defined - asked)
+        asked.update(names)
+        known = program.index.find(names)
+        for name in (name for name, found in zip(names, known.found, strict=True) if not found):
+            keys = [*program.objects, *(file.key for file in pulled)]
+            provider = shelf.provider(name, keys)
+            if provider is not None:
+                pulled.append(provider)
+                todo.append(provider)
+                defined |= defined_names(provider)
+    return pulled
+
+
+def refuse_strangers(found: Inputs, pulled: Sequence[ObjectFile]) -> None:
+    """Refuse a set of files of which nothing is or becomes part of the program.
+
+    Raises:
+        UnknownObjectError: Names the strangers.
+    """
+    taken = {file.key for file in pulled}
+    left = [file.name for file in found.strangers if file.key not in taken]
+    if left and not pulled and not found.equal:
+        raise UnknownObjectError(left)

@@ -1,0 +1,116 @@
+"""Block sizes and alignments -> offsets -> addresses in the arena.
+
+One allocation an object and region, since that is what is given back as a whole. Within it blocks
+stand in falling alignment, each size rounded up to its own alignment: then every offset is the sum
+of the sizes before, and no gap is larger than a block's own tail.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from reloader.arch.base import Architecture
+from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U64, Bool, Region
+from reloader.link.graph import LinkGraph, Origin
+from reloader.link.grow import lookup
+from reloader.live.target import Allocation
+
+_PAGE: Final = 4096  # the least alignment of an allocation
+
+Allocate = Callable[[Region, int], Allocation]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The memory of one object's blocks of one region."""
+
+    object: int  # row of LinkGraph.objects, or NO_ROW: the whole transaction's
+    region: Region
+    allocation: Allocation
+
+
+def place(graph: LinkGraph, allocate: Allocate) -> list[Placed]:
+    """Give every live block an address, and every symbol in a block.
+
+    Args:
+        graph: Sizes are final, blocks.live and blocks.same are set.
+        allocate: Takes fresh memory of a region in the arena, page-granular.
+
+    Returns:
+        One row an object and region; also of what was taken before an `allocate` that raised,
+        the caller gives everything back.
+    """
+    blocks = graph.blocks
+    wanted = blocks.live & ~blocks.same & (blocks.addr == np.uint64(NO_ADDR))
+    rows = np.flatnonzero(wanted & (blocks.region <= Region.DATA)).astype(np.int64)
+    falling = -blocks.align[rows].astype(np.int64)
+    order = np.lexsort((rows, falling, blocks.region[rows], blocks.object[rows]))
+    rows = rows[order]
+    group = blocks.object[rows].astype(np.int64) << 8 | blocks.region[rows]
+    heads = np.flatnonzero(np.diff(group, prepend=group[:1] - 1))
+    placed: list[Placed] = []
+    for first, last in zip(heads.tolist(), [*heads[1:].tolist(), len(rows)], strict=True):
+        placed.append(_place_group(graph, rows[first:last], allocate))
+    place_symbols(graph)
+    return placed
+
+
+def _place_group(graph: LinkGraph, rows: I64, allocate: Allocate) -> Placed:
+    """Place the blocks of one object and region, given in falling alignment."""
+    blocks = graph.blocks
+    align, size = blocks.align[rows], blocks.size[rows]
+    rounded = (size + align - np.uint64(1)) & ~(align - np.uint64(1))
+    end = np.cumsum(rounded)
+    greatest = int(align[0])
+    region = Region(int(blocks.region[rows[0]]))
+    allocation = allocate(region, max(int(end[-1]), 1) + max(greatest - _PAGE, 0))
+    base = -(-allocation.addr // greatest) * greatest
+    blocks.addr[rows] = np.uint64(base) + end - rounded
+    return Placed(int(blocks.object[rows[0]]), region, allocation)
+
+
+def place_symbols(graph: LinkGraph) -> None:
+    """Set the address of symbols in blocks and of absolute ones; entries follow.
+
+    A reloadable function keeps its canonical address, and its stub's entry.
+    """
+    symbols = graph.symbols
+    body = body_addr(graph)
+    own = (symbols.origin == Origin.BLOCK) & (body != np.uint64(NO_ADDR)) & ~symbols.reloadable
+    symbols.addr[own] = body[own]
+    absolute = symbols.origin == Origin.ABSOLUTE
+    symbols.addr[absolute] = symbols.offset[absolute]
+    direct = (symbols.slot < 0) & (symbols.addr != np.uint64(NO_ADDR))
+    symbols.entry[direct] = symbols.addr[direct]
+
+
+def body_addr(graph: LinkGraph) -> U64:
+    """Return (n,) where the bytes of each symbol in a block of this graph are, else NO_ADDR."""
+    symbols = graph.symbols
+    inside = np.where(symbols.origin == Origin.BLOCK, symbols.block, NO_ROW).astype(np.int32)
+    addr = lookup(graph.blocks.addr, inside, NO_ADDR)
+    return np.where(addr == np.uint64(NO_ADDR), addr, addr + symbols.offset)
+
+
+def fresh_blocks(graph: LinkGraph) -> Bool:
+    """Return (b,) which blocks this transaction has placed."""
+    blocks = graph.blocks
+    placed = blocks.live & ~blocks.same & (blocks.addr != np.uint64(NO_ADDR))
+    return placed & (blocks.region <= Region.DATA)
+
+
+def image(graph: LinkGraph, placed: Placed, arch: Architecture) -> U8:
+    """Return all bytes of an allocation; gaps between functions are traps, others zero."""
+    blocks, allocation = graph.blocks, placed.allocation
+    fill = arch.trap if placed.region == Region.CODE else b"\0"
+    data = np.frombuffer(fill * (allocation.size // len(fill)), np.uint8).copy()
+    start, end = np.uint64(allocation.addr), np.uint64(allocation.addr + allocation.size)
+    inside = fresh_blocks(graph) & (blocks.addr >= start) & (blocks.addr < end)
+    rows = np.flatnonzero(inside & (blocks.content >= 0))
+    target, source = data.data, graph.content.data
+    columns = (blocks.addr[rows] - start, blocks.content[rows], blocks.size[rows])
+    for at, content, size in zip(*(column.tolist() for column in columns), strict=True):
+        target[at : at + size] = source[content : content + size]
+    return data

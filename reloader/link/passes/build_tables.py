@@ -1,0 +1,144 @@
+"""What edges ask for beside their value: GOT entries, and stubs for the functions they branch to.
+
+The GOT is one read-only block an object. An edge that goes through an entry is turned into an
+edge to the GOT's symbol with the entry's offset in its addend, so fixups know only addresses.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from reloader.arch.base import Architecture, Table
+from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
+from reloader.link.graph import LinkGraph, Origin
+from reloader.link.grow import append_edges, append_filled_blocks, append_symbols, lookup
+from reloader.link.passes.functions import branch_edges
+from reloader.link.passes.resolve import GOT_NAME, Lines, edge_place, live_edges, no_lines
+
+WANTS_SLOT: Final = -2  # symbols.slot: a slot and a stub are to be made for it
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
+_ENTRY: Final = 8  # bytes of a GOT entry
+_REACH: Final = (1 << 31) - (1 << 20)  # of a branch, less than what one instruction may add
+
+
+def build_tables(
+    graph: LinkGraph, arch: Architecture, arena: tuple[int, int], lines: Lines = no_lines
+) -> None:
+    """Make the GOT of each object, and say which symbols need a stub.
+
+    Args:
+        graph: Every symbol that live edges use is defined or bound.
+        arch: The kind table.
+        arena: First address and the one past the last where blocks can be placed.
+        lines: Finds the source line of a place, for errors.
+
+    Raises:
+        UnsupportedSymbolError: Live code uses an IFUNC that this transaction defines.
+    """
+    refuse_own_ifuncs(graph, lines)
+    mark_stubs(graph, arch, arena)
+    build_got(graph, arch)
+
+
+def refuse_own_ifuncs(graph: LinkGraph, lines: Lines) -> None:
+    """Refuse functions that choose their body by running code at load time."""
+    symbols, edges = graph.symbols, graph.edges
+    own = (symbols.type == STT_GNU_IFUNC) & (symbols.origin == Origin.BLOCK)
+    rows = np.flatnonzero(live_edges(graph) & own[edges.symbol])
+    if len(rows):
+        why = "an IFUNC defined in this transaction"
+        names = [symbols.name[int(edges.symbol[row])].decode() for row in rows]
+        raise UnsupportedSymbolError(
+            [
+                UnsupportedRow(edge_place(graph, int(row), lines), name, why)
+                for row, name in zip(rows, names, strict=True)
+            ],
+            "Replace __attribute__((ifunc)) by a function pointer.",
+        )
+
+
+def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> None:
+    """Set symbols.slot to WANTS_SLOT for functions that callers must reach through a stub.
+
+    These are: reloadable functions that another block branches to, or whose own block is placed
+    because they changed, or that are new (their stub is their address); and functions outside
+    that are too far for a branch.
+    """
+    symbols, edges, blocks = graph.symbols, graph.edges, graph.blocks
+    inside = symbols.origin == Origin.BLOCK
+    leaves = edges.block != np.where(inside, symbols.block, NO_ROW)[edges.symbol]
+    called = np.zeros(len(symbols.name), np.bool_)
+    called[edges.symbol[live_edges(graph) & branch_edges(graph, arch) & leaves]] = True
+    placed = inside & lookup(blocks.live & ~blocks.same, symbols.block, 0)
+    new = placed & (symbols.addr == np.uint64(NO_ADDR))
+    wants = symbols.reloadable & (called | (placed & symbols.changed) | new)
+    wants |= called & ~inside & _far(graph, arena)
+    symbols.slot[wants & (symbols.slot == NO_ROW)] = WANTS_SLOT
+
+
+def _far(graph: LinkGraph, arena: tuple[int, int]) -> Bool:
+    """Return (n,) which known addresses some place of the arena cannot branch to."""
+    addr = graph.symbols.addr
+    low, high = np.uint64(arena[0]), np.uint64(arena[1])
+    known = addr != np.uint64(NO_ADDR)
+    above = (addr > low) & (addr - low > np.uint64(_REACH))
+    below = (addr < high) & (high - addr > np.uint64(_REACH))
+    return known & (above | below)
+
+
+def build_got(graph: LinkGraph, arch: Architecture) -> None:
+    """Make one entry for each (object, symbol, plain or thread-local) that edges ask for."""
+    edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
+    table = np.where(live_edges(graph), arch.kinds["table"][edges.kind], Table.NONE)
+    entry = np.isin(table, (Table.GOT, Table.TLS_IE))
+    owner = lookup(blocks.object, edges.block, NO_ROW)
+    names_got = _names_got(graph)
+    wants = entry | (table == Table.GOT_BASE) | (live_edges(graph) & names_got[edges.symbol])
+    rows = np.flatnonzero(entry)
+    thread = (table[rows] == Table.TLS_IE).astype(np.int64)
+    key = (owner[rows].astype(np.int64) << 33) | (edges.symbol[rows].astype(np.int64) << 1)
+    key, entry_of_edge = np.unique(key | thread, return_inverse=True)
+    objects = np.unique(owner[wants])
+    if not len(objects):
+        return
+    key_owner = (key >> 33).astype(np.int32)
+    first = np.searchsorted(key_owner, objects)
+    count = np.searchsorted(key_owner, objects, side="right") - first
+    block = append_filled_blocks(
+        graph, np.maximum(count, 1) * _ENTRY, object=objects, region=Region.RODATA
+    )
+    got = append_symbols(graph, [GOT_NAME] * len(objects), object=objects, block=block)
+    graph.got_symbol = np.full(len(graph.objects), NO_ROW, np.int32)
+    graph.got_symbol[objects] = got
+    _define_got_names(graph, names_got)
+    at = (np.arange(len(key)) - first[np.searchsorted(objects, key_owner)]) * _ENTRY
+    edges.symbol[rows] = graph.got_symbol[owner[rows]]
+    edges.addend[rows] += at[entry_of_edge.reshape(-1)]
+    append_edges(
+        graph,
+        len(key),
+        block=symbols.block[graph.got_symbol[key_owner]],
+        offset=at,
+        kind=np.where(key & 1, arch.thread_word, arch.word),
+        symbol=((key >> 1) & 0xFFFF_FFFF).astype(np.int32),
+    )
+
+
+def _names_got(graph: LinkGraph) -> Bool:
+    """Return (n,) which symbols are an object's undefined `_GLOBAL_OFFSET_TABLE_`."""
+    symbols = graph.symbols
+    named = np.zeros(len(symbols.name), np.bool_)
+    for row in np.flatnonzero(symbols.origin == Origin.UNDEFINED).tolist():
+        named[row] = symbols.name[row] == GOT_NAME
+    return named
+
+
+def _define_got_names(graph: LinkGraph, named: Bool) -> None:
+    """Make each object's `_GLOBAL_OFFSET_TABLE_` the start of its own GOT."""
+    symbols = graph.symbols
+    rows: I64 = np.flatnonzero(named)
+    got: I32 = lookup(graph.got_symbol, symbols.object[rows], NO_ROW)
+    rows, got = rows[got != NO_ROW], got[got != NO_ROW]
+    symbols.origin[rows] = Origin.BLOCK
+    symbols.block[rows] = symbols.block[got]

@@ -1,0 +1,418 @@
+"""The variables of one object: which are kept, where they are, and what refers to them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from reloader.arch.base import Architecture
+from reloader.elf.layout import is_array, variable_layout
+from reloader.elf.object import COMMON, ObjectFile
+from reloader.errors.base import Place
+from reloader.errors.data import (
+    AmbiguousReferenceError,
+    AmbiguousVariableError,
+    DataLayoutError,
+    DataUnplacedError,
+    Layout,
+    LayoutRow,
+    ReferenceRow,
+    UnplacedRow,
+    VariableRow,
+)
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
+from reloader.link.graph import LinkGraph, Origin
+from reloader.link.passes.data_map import in_data_block
+from reloader.link.passes.initialisers import InitialiserChange, changed_initialisers
+from reloader.link.passes.pair_variables import (
+    Names,
+    Pairing,
+    UsersOf,
+    Variables,
+    pair_variables,
+    variables_of,
+    writable_sections,
+)
+from reloader.link.passes.references import Binder, Bound, Side
+from reloader.live.objects import LiveObject
+
+_STT_SECTION: Final = 3
+_LARGEST_GAP: Final = 64  # bytes between variables that alignment explains
+_UNKNOWN: Final = np.uint64(NO_ADDR)
+
+
+@dataclass(slots=True)
+class DataReport:
+    """What became of the variables of a transaction; names as people write them."""
+
+    kept: list[str] = field(default_factory=list[str])
+    new: list[str] = field(default_factory=list[str])
+    reinitialised: list[str] = field(default_factory=list[str])
+    removed: list[str] = field(default_factory=list[str])  # the new version has it no more
+    # writable in the program, constant in the new version: its live value is not used any more
+    became_constant: list[str] = field(default_factory=list[str])
+    initialiser_changed: list[InitialiserChange] = field(
+        default_factory=list[InitialiserChange]
+    )
+    reinit_unused: list[str] = field(
+        default_factory=list[str]
+    )  # asked for, but no such variable
+    # blocks that hold a new variable another object may ask for later by name: keep them live
+    new_global_blocks: list[int] = field(default_factory=list[int])
+
+
+@dataclass(slots=True)
+class Problems:
+    """What one transaction cannot be linked for, gathered over all objects."""
+
+    variables: list[VariableRow] = field(default_factory=list[VariableRow])
+    layouts: list[LayoutRow] = field(default_factory=list[LayoutRow])
+    unplaced: list[UnplacedRow] = field(default_factory=list[UnplacedRow])
+    references: list[ReferenceRow] = field(default_factory=list[ReferenceRow])
+
+    def refuse(self) -> None:
+        """Raise what was found, the cause before its consequence."""
+        if self.variables:
+            raise AmbiguousVariableError(self.variables)
+        if self.layouts:
+            raise DataLayoutError(self.layouts)
+        if self.unplaced:
+            raise DataUnplacedError(self.unplaced)
+        if self.references:
+            raise AmbiguousReferenceError(self.references)
+
+
+class ObjectBinder:
+    """The work on one object that has a live version."""
+
+    def __init__(
+        self,
+        graph: LinkGraph,
+        row: int,
+        before: LiveObject,
+        arch: Architecture,
+        reinit: frozenset[str],
+    ) -> None:
+        self.graph, self.row, self.before, self.reinit = graph, row, before, reinit
+        self.file = graph.objects[row]
+        self.first = int(graph.first_symbol[row])
+        writable = writable_sections(self.file) & in_data_block(graph, row)
+        old_writable = writable_sections(before.file)
+        old_variables = variables_of(before.file, old_writable)
+        self.new = Side(self.file, variables_of(self.file, writable), writable, arch)
+        self.old = Side(before.file, old_variables, old_writable, arch)
+        self.new_names = Names(self.file, self.new.variables)
+        self.old_names = Names(before.file, old_variables)
+        self.reinit_used: set[str] = set()
+        self.restarted: list[int] = []
+
+    def pair(self, report: DataReport, problems: Problems) -> None:
+        """Decide which variables are kept, and where each of them is in the process."""
+        pairing = pair_variables(self.old_names, self.new_names, self.users)
+        self.old_row = pairing.old_row
+        self.refuse_ambiguous(pairing, problems)
+        self.restart(np.flatnonzero(self.old_row >= 0).tolist())
+        self.check_sizes(problems)
+        self.place(problems)
+        self.follow_aliases()
+        self.tell_removed(pairing, report)
+
+    def users(self) -> UsersOf:
+        """Return the functions that use each variable, in both versions."""
+        return users_of(self.old), users_of(self.new)
+
+    def refuse_ambiguous(self, pairing: Pairing, problems: Problems) -> None:
+        for group in pairing.ambiguous:
+            rows = [row for row in group.rows if not self.wanted_anew(row)]
+            if rows:
+                problems.variables.append(
+                    VariableRow(self.file.name, group.name, group.live, group.new)
+                )
+            else:
+                self.restarted += group.rows
+
+    def wanted_anew(self, row: int) -> bool:
+        """Return whether the user asked to start a variable anew."""
+        if not self.reinit:
+            return False
+        names = self.new_names.called(row) & self.reinit
+        self.reinit_used |= names
+        return bool(names)
+
+    def restart(self, rows: list[int]) -> None:
+        """Make the variables new that the user wants anew."""
+        for row in rows if self.reinit else []:
+            if self.wanted_anew(row):
+                self.old_row[row] = NO_ROW
+                self.restarted.append(row)
+
+    def check_sizes(self, problems: Problems) -> None:
+        kept = np.flatnonzero(self.old_row >= 0)
+        old_size = self.old.variables.size[self.old_row[kept]]
+        for row in kept[old_size != self.new.variables.size[kept]].tolist():
+            before = int(self.old_row[row])
+            problems.layouts.append(
+                LayoutRow(
+                    self.file.name,
+                    self.new_names.shown(row),
+                    int(self.old.variables.size[before]),
+                    int(self.new.variables.size[row]),
+                    layout_at(self.old, before),
+                    layout_at(self.new, row),
+                )
+            )
+
+    def place(self, problems: Problems) -> None:
+        """Find the live address of each kept variable.
+
+        One that was never loaded (dropped by --gc-sections, or not used by any code so far) is
+        new; but if live code refers to it, its address must be known.
+        """
+        self.addr: U64 = np.full(len(self.old_row), NO_ADDR, np.uint64)
+        old, data = self.old.variables, self.before.data
+        for row in np.flatnonzero(self.old_row >= 0).tolist():
+            past = int(self.old_row[row])
+            addr = data.find(int(old.section[past]), int(old.offset[past]))
+            if addr == NO_ADDR:  # a COMDAT section whose copy in another object was taken
+                addr = int(self.before.symbol_addr[old.symbol[past]])
+            self.addr[row] = addr
+            if addr == NO_ADDR:
+                self.old_row[row] = NO_ROW
+                if self.in_use(past):
+                    section = section_name(self.before.file, int(old.section[past]))
+                    name = self.new_names.shown(row)
+                    problems.unplaced.append(UnplacedRow(self.file.name, name, section))
+
+    def in_use(self, past: int) -> bool:
+        """Return whether code or constants that are in the process refer to a live variable."""
+        old, file = self.old, self.before.file
+        table, variables = old.references, old.variables
+        loaded = self.before.section_addr != _UNKNOWN
+        inside = table.section == variables.section[past]
+        inside &= (old.guessed >= variables.offset[past]) & (
+            old.guessed < variables.end()[past]
+        )
+        if bool((inside & loaded[table.source]).any()):
+            return True
+        named = file.relocations["r_sym"] == variables.symbol[past]
+        return bool((named & loaded[file.relocation_sections]).any())
+
+    def follow_aliases(self) -> None:
+        """Give a new name of a kept variable that variable's address."""
+        table = self.new.variables
+        known = {
+            (int(table.section[row]), int(table.offset[row]), int(table.size[row])): row
+            for row in np.flatnonzero(self.old_row >= 0).tolist()
+        }
+        for row in np.flatnonzero(self.old_row < 0).tolist():
+            place = int(table.section[row]), int(table.offset[row]), int(table.size[row])
+            if place in known and row not in self.restarted:
+                self.old_row[row] = self.old_row[known[place]]
+                self.addr[row] = self.addr[known[place]]
+
+    def tell_removed(self, pairing: Pairing, report: DataReport) -> None:
+        constant = set(self.file.symbol_names)
+        for row in pairing.removed.tolist():
+            name = self.old.variables.name[row]
+            still = name in constant and name not in self.new.variables.name
+            where = report.became_constant if still else report.removed
+            where.append(self.old_names.shown(row))
+
+    def bind(self, problems: Problems) -> None:
+        """Bind the symbols of kept variables and the references to their sections."""
+        symbols, table = self.graph.symbols, self.new.variables
+        kept = self.old_row >= 0
+        if not kept.any():
+            return
+        self.drop_dead_edges(kept)
+        rows = table.symbol[kept] + self.first
+        symbols.origin[rows] = Origin.BOUND
+        symbols.block[rows] = NO_ROW
+        symbols.addr[rows] = self.addr[kept]
+        symbols.entry[rows] = self.addr[kept]
+        binder = Binder(self.old, self.new, self.old_row, self.addr, self.holds_array)
+        self.bind_unnamed(problems)
+        for section in np.unique(table.section[kept]).tolist():
+            if section == COMMON:
+                continue
+            base = self.common_base(section, kept)
+            if base is None:
+                self.apply(binder.bind(section, self.needed(kept)), problems)
+            else:
+                self.bind_section(section, base)
+
+    def holds_array(self, row: int) -> bool | None:
+        table = self.new.variables
+        return is_array(self.file, int(table.section[row]), int(table.offset[row]))
+
+    def needed(self, kept: Bool) -> Bool:
+        """Return which references are not in the dead initial bytes of a kept variable."""
+        table = self.new.references
+        return ~inside_variables(self.new.variables, kept, table.source, table.field)
+
+    def drop_dead_edges(self, kept: Bool) -> None:
+        """Clear the edges in the initial bytes of kept variables: nobody will read those bytes."""
+        graph = self.graph
+        own = np.flatnonzero(
+            (graph.blocks.object[graph.edges.block] == self.row)
+            & (graph.blocks.region[graph.edges.block] == Region.DATA)
+        )
+        section = graph.blocks.section[graph.edges.block[own]]
+        offset = graph.edges.offset[own].astype(np.int64)
+        dead = inside_variables(self.new.variables, kept, section, offset)
+        graph.edges.live[own[dead]] = False
+
+    def common_base(self, section: int, kept: Bool) -> int | None:
+        """Return the address of a section's start if all its variables agree on one."""
+        table = self.new.variables
+        own = np.flatnonzero(table.section == section)
+        if not kept[own].all():
+            return None
+        base = self.addr[own].view(np.int64) - table.offset[own]
+        if (base != base[0]).any() or not self.gaps_are_padding(section, own):
+            return None
+        return int(base[0])
+
+    def gaps_are_padding(self, section: int, own: I64) -> bool:
+        """Return whether nothing without a name lies between the variables of a section."""
+        table, old = self.new.variables, self.old.variables
+        size = int(header(self.file, section, "sh_size"))
+        past = self.old_row[own]
+        before = int(old.section[past[0]])
+        unmoved = bool((old.offset[past] == table.offset[own]).all()) and before >= 0
+        if unmoved and size == int(header(self.before.file, before, "sh_size")):
+            return True
+        start = np.append(table.offset[own], size)
+        end = np.append(0, np.maximum.accumulate(table.end()[own]))
+        gaps = np.flatnonzero(start > end)
+        content = self.file.section_bytes(section)
+        return all(
+            start[gap] - end[gap] < _LARGEST_GAP and not content[end[gap] : start[gap]].any()
+            for gap in gaps.tolist()
+        )
+
+    def bind_unnamed(self, problems: Problems) -> None:
+        """Bind writable sections that have references but no variables (assembly)."""
+        references = self.new.references
+        named = np.unique(self.new.variables.section)
+        unnamed = np.setdiff1d(references.section, named)
+        for section in unnamed.tolist():
+            name = self.file.section_names[section]
+            size = header(self.file, section, "sh_size")
+            past = section_called(self.before.file, name)
+            base = self.before.data.find(past, 0)
+            if base == NO_ADDR:
+                continue  # new, or never loaded
+            if size == header(self.before.file, past, "sh_size"):
+                self.bind_section(section, base)
+                continue
+            for row in np.flatnonzero(references.section == section).tolist():
+                problems.references.append(self.describe(row, self.new.target(row), ()))
+
+    def section_symbols(self, section: int) -> I32:
+        """Return the graph's rows of a section's own symbols."""
+        rows = self.file.defined_in(section)
+        return (rows[self.file.types()[rows] == _STT_SECTION] + self.first).astype(np.int32)
+
+    def bind_section(self, section: int, base: int) -> None:
+        """Make every reference to a section go to the live one."""
+        symbols, rows = self.graph.symbols, self.section_symbols(section)
+        symbols.origin[rows] = Origin.BOUND
+        symbols.block[rows] = NO_ROW
+        symbols.addr[rows] = np.uint64(base & NO_ADDR)
+        symbols.entry[rows] = np.uint64(base & NO_ADDR)
+
+    def apply(self, bound: Bound, problems: Problems) -> None:
+        """Retarget the edges of some references to their variables' symbols."""
+        problems.references += [self.describe(*item) for item in
+                                ((open_.row, open_.target, open_.candidates)
+                                 for open_ in bound.undecided)]  # fmt: skip
+        graph, table, references = self.graph, self.new.variables, self.new.references
+        block = graph.block_of_section[self.row][references.source[bound.row]]
+        edge = find_edges(graph, block, references.field[bound.row])
+        graph.edges.symbol[edge] = table.symbol[bound.variable] + self.first
+        graph.edges.addend[edge] = references.addend[bound.row] - table.offset[bound.variable]
+
+    def describe(self, row: int, target: int, candidates: tuple[int, ...]) -> ReferenceRow:
+        references = self.new.references
+        source, offset = int(references.source[row]), int(references.field[row])
+        user = b""
+        if references.code[row]:
+            user = self.new.code.function_at(source, offset).name
+        place = Place(self.file.name, section_name(self.file, source), offset)
+        section = section_name(self.file, int(references.section[row]))
+        names = tuple(self.new_names.shown(candidate) for candidate in candidates)
+        return ReferenceRow(place, user.decode("utf-8", "replace"), section, target, names)
+
+    def report(self, report: DataReport) -> None:
+        """Tell what became of the object's variables."""
+        table, names = self.new.variables, self.new_names
+        anew = set(self.restarted)
+        report.reinitialised += [names.shown(row) for row in sorted(anew)]
+        report.kept += [names.shown(row) for row in np.flatnonzero(self.old_row >= 0).tolist()]
+        fresh = [r for r in np.flatnonzero(self.old_row < 0).tolist() if r not in anew]
+        report.new += [names.shown(row) for row in fresh]
+        shared = table.symbol[np.flatnonzero((self.old_row < 0) & ~table.local)] + self.first
+        blocks = np.unique(self.graph.symbols.block[shared])
+        report.new_global_blocks += blocks[blocks >= 0].tolist()
+        report.initialiser_changed += changed_initialisers(
+            self.old, self.new, self.old_row, self.addr, names
+        )
+
+
+def users_of(side: Side) -> dict[int, set[bytes]]:
+    """Return the functions that refer to each variable of one version, by row."""
+    table, variables = side.references, side.variables
+    users: dict[int, set[bytes]] = {}
+    for row in np.flatnonzero(table.code).tolist():
+        target, section = side.target(row), int(table.section[row])
+        own = (variables.section == section) & (variables.offset <= target)
+        name = side.code.function_at(int(table.source[row]), int(table.field[row])).name
+        for variable in np.flatnonzero(own & (target < variables.end())).tolist():
+            users.setdefault(variable, set()).add(name)
+    return users
+
+
+def inside_variables(variables: Variables, chosen: Bool, section: I32, offset: I64) -> Bool:
+    """Return which places are in one of the chosen variables."""
+    rows = np.flatnonzero(chosen & (variables.section >= 0))
+    if not len(rows):
+        return np.zeros(len(section), np.bool_)
+    start = (variables.section[rows].astype(np.int64) << 40) | variables.offset[rows]
+    end = (variables.section[rows].astype(np.int64) << 40) | variables.end()[rows]
+    place = (section.astype(np.int64) << 40) | offset
+    at = np.searchsorted(start, place, side="right") - 1
+    reached = np.maximum.accumulate(end)
+    return (at >= 0) & (place < reached[np.maximum(at, 0)])
+
+
+def find_edges(graph: LinkGraph, block: I32, offset: I64) -> I64:
+    """Return the edges whose fields are at some places; every place has one."""
+    edges = graph.edges
+    key = (edges.block.astype(np.int64) << 32) | edges.offset
+    return np.searchsorted(key, (block.astype(np.int64) << 32) | offset)
+
+
+def header(file: ObjectFile, section: int, column: str) -> int:
+    """Return a field of a section header."""
+    headers: Any = file.sections
+    return int(headers[column][section])
+
+
+def section_called(file: ObjectFile, name: bytes) -> int:
+    """Return the section of a name, NO_ROW if there is none or several."""
+    rows = [row for row, found in enumerate(file.section_names) if found == name]
+    return rows[0] if len(rows) == 1 else NO_ROW
+
+
+def section_name(file: ObjectFile, section: int) -> str:
+    """Return the name of a section as people know it."""
+    if section == COMMON:
+        return "COMMON"
+    return file.section_names[section].decode("utf-8", "replace")
+
+
+def layout_at(side: Side, row: int) -> Layout | None:
+    """Return the layout of a variable as its debug information tells it."""
+    table = side.variables
+    return variable_layout(side.file, int(table.section[row]), int(table.offset[row]))

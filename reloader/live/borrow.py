@@ -1,0 +1,182 @@
+"""Borrows one thread of a running process to call functions in it, and gives it back unchanged.
+
+The thread is stopped wherever it is, in user code or blocked in the kernel. Its registers, vector state and signal mask are
+saved; it then runs on a stack of our own (a fiber's or an alternate stack may be small) with every signal blocked. Control
+comes back at a marker system call, seen with PTRACE_SYSCALL: a breakpoint would be a SIGTRAP, which the kernel turns to
+its default action where the program ignores it. At the end the thread is brought into a plain ptrace-stop again before its
+registers are restored, because only from there the kernel restarts the system call that was interrupted.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from reloader.errors.live import InjectionError, TargetGoneError
+from reloader.ids import U8, U64
+from reloader.live import ptrace
+from reloader.live.ptrace import R_ORIG_RAX, R_R8, R_R9, R_R10, R_RAX, R_RCX, R_RDI, R_RDX
+from reloader.live.ptrace import R_RIP, R_RSI, R_RSP
+from reloader.live.threads import STOP_SECONDS, Tracee, reissue, thread_state
+
+SYS_MMAP, SYS_MUNMAP, SYS_CLOSE, SYS_GETPID = 9, 11, 3, 39
+PROT_RX, PROT_RW = 5, 3
+MAP_PRIVATE_ANONYMOUS: Final = 0x22
+AREA_SIZE: Final = 512 << 10  # a page of code, then the stack
+MARKER: Final = bytes.fromhex("4889c3b8270000000f05cc")  # mov %rax,%rbx; mov $39,%eax; syscall; int3
+MARKER_END: Final = len(MARKER) - 1  # rip while that system call is entered
+NO_CALL: Final = (1 << 64) - 1
+ALL_SIGNALS: Final = (1 << 64) - 1
+SYSCALL_STOP: Final = 0x80 | 5
+CALL_FLAGS: Final = 0x202  # interrupts on; direction clear, as the ABI wants it at a call
+CALL_SECONDS: Final = 20.0
+FUNCTION_REGISTERS: Final = (R_RDI, R_RSI, R_RDX, R_RCX, R_R8, R_R9)
+SYSCALL_REGISTERS: Final = (R_RDI, R_RSI, R_RDX, R_R10, R_R8, R_R9)
+
+
+class BorrowedThread:
+    """A seized and stopped thread that calls what we say."""
+
+    def __init__(self, tracee: Tracee, syscall_addr: int) -> None:
+        """Save the state of a stopped thread; `syscall_addr` is any `syscall` instruction in the process."""
+        self.tracee, self.pid, self.tid = tracee, tracee.pid, tracee.tid
+        self._syscall_addr = syscall_addr
+        self._saved = ptrace.empty_registers(1)[0]
+        ptrace.get_registers(self.tid, self._saved)
+        self._vectors = ptrace.get_vector_state(self.tid)
+        self._mask = ptrace.get_signal_mask(self.tid)
+        self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.area = 0
+        self._was_told_to_stop = False
+        self._result: U64 = ptrace.empty_registers(1)[0]
+
+    @property
+    def registers(self) -> U64:
+        """The registers that the thread was stopped with."""
+        return self._saved
+
+    @property
+    def scratch(self) -> int:
+        """The first byte that may be used for arguments: the low end of our stack."""
+        return self.area + 4096
+
+    def prepare(self) -> None:
+        """Map our area inside: a page of code that ends every call, and a stack."""
+        ptrace.set_signal_mask(self.tid, ALL_SIGNALS)
+        self.area = self._map(AREA_SIZE, PROT_RW)
+        code = self._map(4096, PROT_RX)
+        self._code = code
+        self.write(code, MARKER)
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Write target memory, whatever its protection."""
+        os.pwrite(self._memory, data, addr)
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Read target memory."""
+        return os.pread(self._memory, size, addr)
+
+    def syscall(self, number: int, *arguments: int) -> int:
+        """Make one system call inside; the result is negative for an error."""
+        registers = self._saved.copy()
+        for column, value in zip(SYSCALL_REGISTERS, arguments, strict=False):
+            registers[column] = value & NO_CALL
+        registers[R_RAX], registers[R_ORIG_RAX] = number, NO_CALL
+        registers[R_RIP] = self._syscall_addr
+        ptrace.set_registers(self.tid, registers)
+        end = self._syscall_addr + 2
+        self._run_until(lambda now: int(now[R_RIP]) == end and int(now[R_ORIG_RAX]) == number)
+        self._run_until(lambda now: int(now[R_RIP]) == end)
+        result = int(self._result[R_RAX])
+        return result - (1 << 64) if result >> 63 else result
+
+    def call(self, function: int, *arguments: int) -> int:
+        """Call a function on our stack and return its result, unsigned."""
+        registers = self._saved.copy()
+        for column, value in zip(FUNCTION_REGISTERS, arguments, strict=False):
+            registers[column] = value & NO_CALL
+        top = self.area + AREA_SIZE - 64
+        self.write(top - 8, self._code.to_bytes(8, "little"))
+        registers[R_RSP], registers[R_RIP] = top - 8, function
+        registers[R_RAX], registers[R_ORIG_RAX] = 0, NO_CALL
+        registers[ptrace.R_EFLAGS] = CALL_FLAGS
+        ptrace.set_registers(self.tid, registers)
+        marker = self._code + MARKER_END
+        # the marker's own getpid overwrites rax: what the function returned was moved away
+        self._run_until(
+            lambda now: int(now[R_RIP]) == marker and int(now[R_ORIG_RAX]) == SYS_GETPID
+        )
+        return int(self._result[ptrace.R_RBX])
+
+    def give_back(self) -> None:
+        """Take away our area, restore everything, and let the thread go on where it was."""
+        with contextlib.suppress(ProcessLookupError, TargetGoneError):
+            if self.area:
+                self.syscall(SYS_MUNMAP, self.area, AREA_SIZE)
+                self.syscall(SYS_MUNMAP, self._code, 4096)
+            self._plain_stop()
+            ptrace.set_vector_state(self.tid, self._vectors)
+            ptrace.set_signal_mask(self.tid, self._mask)
+            ptrace.set_registers(self.tid, self._saved)
+            reissue(self.pid, self.tracee, self._saved.copy())
+        os.close(self._memory)
+        self.tracee.detach()
+        if self._was_told_to_stop:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGSTOP)
+
+    def _map(self, size: int, protection: int) -> int:
+        at = self.syscall(SYS_MMAP, 0, size, protection, MAP_PRIVATE_ANONYMOUS, -1, 0)
+        if at < 0:
+            raise InjectionError(self.pid, "mmap", os.strerror(-at))
+        return at
+
+    def _plain_stop(self) -> None:
+        """Leave the system-call-stop: restarting is decided where signals are."""
+        registers = self._saved.copy()
+        registers[R_RIP], registers[R_ORIG_RAX] = self._syscall_addr, NO_CALL
+        registers[R_RAX] = SYS_GETPID  # should it run on before the stop, it makes a harmless call
+        ptrace.set_registers(self.tid, registers)
+        self.tracee.interrupt()
+        ptrace.ptrace(ptrace.PTRACE_CONT, self.tid)
+        self._await_stop()
+
+    def _run_until(self, reached: Callable[[U64], bool]) -> None:
+        """Go from one system-call-stop to the next until one matches."""
+        end = time.monotonic() + CALL_SECONDS
+        while True:
+            ptrace.ptrace(ptrace.PTRACE_SYSCALL, self.tid)
+            status = self._await_stop(end)
+            if status >> 8 & 0xFF != SYSCALL_STOP:
+                # SIGSTOP cannot be blocked: it is held back until the thread is given back
+                self._was_told_to_stop |= status >> 8 == signal.SIGSTOP
+                continue
+            ptrace.get_registers(self.tid, self._result)
+            if reached(self._result):
+                return
+
+    def _await_stop(self, end: float = 0.0) -> int:
+        end = end or time.monotonic() + STOP_SECONDS
+        looks = 0
+        while True:
+            status = self.tracee.poll()
+            if status is not None:
+                if not status:
+                    raise TargetGoneError(self.pid, "entering it")
+                return status
+            looks += 1
+            if looks > 50:
+                time.sleep(20e-6)
+            if looks % 5000 == 0 and time.monotonic() > end:
+                state = thread_state(self.pid, self.tid)
+                why = f"it did not come back within {CALL_SECONDS:g} s (state {state})"
+                raise InjectionError(self.pid, "a call", why)
+
+
+def find_syscall(read: Callable[[int, int], U8], start: int, end: int) -> int:
+    """Return the address of a `syscall` instruction in a code range, or 0."""
+    text = read(start, end - start).tobytes()
+    at = text.find(b"\x0f\x05")
+    return start + at if at >= 0 else 0

@@ -1,0 +1,153 @@
+"""The command ring in the control region: what the agent is asked, and its answers.
+
+One daemon writes, one agent thread reads. Both sleep on futexes in the shared file, so no descriptor and no signal is needed.
+A daemon that was killed may leave commands behind; the agent answers them, and the next daemon waits for that first.
+"""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reloader.errors.live import AgentBusyError, AgentCommandError, TargetGoneError
+from reloader.ids import U8, U64
+from reloader.live import ptrace
+from stubs import layout
+
+NAMES: Final = (
+    "ping", "name look-up", "function call", "discarding of pages", "membarrier", "close",
+    "permission for a tracer", "patching of unwind look-ups",
+)  # fmt: skip
+SLICE: Final = 0.05  # seconds between looks whether the process still lives
+FAILED: Final = (1 << 64) - 1
+NAMES_AT_ONCE: Final = 4096
+
+
+class Channel:
+    """Commands to the agent of one process."""
+
+    def __init__(self, pid: int, control: U8, pidfd: int) -> None:
+        """Take the bytes of the control region and a descriptor that says whether the process lives."""
+        self.pid, self._pidfd, self._bytes = pid, pidfd, control
+        self.header: NDArray[np.void] = control[: layout.CONTROL.itemsize].view(layout.CONTROL)
+        self._lock = threading.Lock()
+
+    def field(self, name: str) -> int:
+        """Return a number of the header."""
+        return int(self.header[name][0])
+
+    def set_field(self, name: str, value: int) -> None:
+        """Store a number in the header."""
+        self.header[name][0] = value
+
+    def alive(self) -> bool:
+        """Return whether the process still runs."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def command(self, op: int, *arguments: int, timeout: float = 10.0) -> int:
+        """Give one command and return its result, an unsigned 64-bit number.
+
+        Raises:
+            AgentBusyError: No answer in time; the agent may still be at it.
+            TargetGoneError: The process ended.
+        """
+        with self._lock:
+            return self._command(op, arguments, time.monotonic() + timeout, timeout)
+
+    def checked(self, op: int, *arguments: int) -> int:
+        """Give a command whose result -1 means failure."""
+        result = self.command(op, *arguments)
+        if result == FAILED:
+            error = int(self.header["ring"][0][self._last()]["error"])
+            raise AgentCommandError(self.pid, NAMES[op], error)
+        return result
+
+    def resolve(self, names: Sequence[bytes]) -> U64:
+        """Return the address the dynamic linker gives each name, 0 if none."""
+        found = np.zeros(len(names), np.uint64)
+        done = 0
+        while done < len(names):
+            with self._lock:
+                count = self._pack(names, done)
+                end = time.monotonic() + 10.0
+                size = self._packed
+                self._command(layout.OP_RESOLVE, (count, size), end, 10.0)
+                replies = self._bytes[layout.REPLY_OFFSET :][: count * 8].view(np.uint64)
+                found[done : done + count] = replies
+            done += count
+        return found
+
+    def discard(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Drop private copies of pages in (address, size) ranges."""
+        for first in range(0, len(ranges), NAMES_AT_ONCE):
+            part = np.array(ranges[first : first + NAMES_AT_ONCE], np.uint64).reshape(-1)
+            text = self._bytes[layout.TEXT_OFFSET :][: part.nbytes]
+            text.view(np.uint64)[:] = part
+            self.checked(layout.OP_DISCARD, len(part) // 2)
+
+    def _pack(self, names: Sequence[bytes], first: int) -> int:
+        """Put as many names as fit into the text area; return how many."""
+        packed = bytearray()
+        count = 0
+        for name in names[first : first + NAMES_AT_ONCE]:
+            if len(packed) + len(name) + 1 > layout.TEXT_SIZE:
+                break
+            packed += name + b"\0"
+            count += 1
+        self._bytes[layout.TEXT_OFFSET : layout.TEXT_OFFSET + len(packed)] = np.frombuffer(
+            bytes(packed), np.uint8
+        )
+        self._packed = len(packed)
+        return count
+
+    def _last(self) -> int:
+        return (self.field("ring_head") - 1) % layout.RING_SIZE
+
+    def _command(
+        self, op: int, arguments: Sequence[int], deadline: float, timeout: float
+    ) -> int:
+        self._await_tail(self.field("ring_head"), op, deadline, timeout)
+        head = self.field("ring_head")
+        slot = self.header["ring"][0][head % layout.RING_SIZE]
+        slot["op"] = op
+        slot["args"][:] = 0
+        for i, argument in enumerate(arguments):
+            slot["args"][i] = argument & FAILED
+        # x86-64 keeps the order of stores: the command is whole before it counts
+        self.set_field("ring_head", head + 1 & 0xFFFF_FFFF)
+        self.set_field("doorbell", self.field("doorbell") + 1 & 0xFFFF_FFFF)
+        ptrace.futex_wake(self._word("doorbell"))
+        self._await_tail(head + 1 & 0xFFFF_FFFF, op, deadline, timeout)
+        return int(slot["result"])
+
+    def _await_tail(self, wanted: int, op: int, deadline: float, timeout: float) -> None:
+        while True:
+            bell = self.field("done_bell")
+            if self.field("ring_tail") == wanted:
+                return
+            if not self.alive():
+                raise TargetGoneError(self.pid, f"waiting for the agent's {NAMES[op]}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise AgentBusyError(self.pid, NAMES[op], timeout)
+            ptrace.futex_wait(self._word("done_bell"), bell, min(left, SLICE))
+
+    def _word(self, name: str) -> int:
+        fields = layout.CONTROL.fields
+        offset = int(fields[name][1]) if fields else 0
+        return int(self._bytes.ctypes.data) + offset
+
+
+def open_pidfd(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError as error:
+        raise TargetGoneError(pid) from error

@@ -1,0 +1,93 @@
+"""The first step of the road: objects -> a plan, placed in the arena, every byte final and none of it in reach.
+
+What is taken here (memory, slots) is registered with the caller's undo, so a refusal by any pass gives it back.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from reloader.elf.object import ObjectFile
+from reloader.ids import NO_ADDR, NO_ROW, Generation, Region
+from reloader.link.passes.bind_data import bind_data
+from reloader.link.passes.match_old import match_old
+from reloader.link.passes.resolve import Lines
+from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
+from reloader.live.commit import assign_slots, plan_flips
+from reloader.live.next_version import hold, next_versions
+from reloader.live.plan import Plan
+from reloader.live.program import Program
+from reloader.live.switch import plan_entries
+from reloader.live.target import Allocation, Arena
+
+
+def link_transaction(
+    program: Program,
+    objects: Sequence[ObjectFile],
+    reinit: frozenset[str],
+    lines: Lines,
+    undo: ExitStack,
+) -> Plan:
+    """Link objects against the live process.
+
+    Args:
+        program: Read; its slot table and its arena give what is taken.
+        objects: New versions, or objects that are new to the process.
+        reinit: Variables to start anew although they exist.
+        lines: Finds source lines, for errors.
+        undo: Gets what gives everything back.
+
+    Raises:
+        ReloaderError: One pass refused; carries all that this pass found.
+    """
+    live = program.live_versions([file.key for file in objects])
+    graph = read_graph(objects, live, program.arch)
+    data = bind_data(graph, live, program.arch, reinit=reinit)
+    # Variables that exist have their live address.
+    match_old(graph, live, program.arch.kinds)
+    # What equals the live generation keeps its address; symbols.changed is the change set.
+    first_slot = len(program.table)
+    undo.callback(program.table.truncate, first_slot)
+    arena = program.target.arena
+    linked = link_graph(
+        graph,
+        Setting(
+            arch=program.arch,
+            live=live,
+            source=program.index,
+            arena=arena.span(),
+            assign_slots=partial(assign_slots, program=program),
+            allocate=partial(allocate, arena, undo),
+            lines=lines,
+            roots=data.new_global_blocks,
+        ),
+    )
+    flips = plan_flips(graph, program)
+    names = [graph.symbols.name[row] for row in flips.symbol.tolist()]
+    redirects, redirected = plan_entries(program, flips, names)
+    return Plan(
+        graph=graph,
+        data=data,
+        placed=linked.placed,
+        held=hold(graph, linked.placed, program.ledger, Generation(0), unwind_header(linked)),
+        flips=flips,
+        redirects=redirects,
+        redirected=redirected,
+        versions=next_versions(graph, program, Generation(0)),
+        first_slot=first_slot,
+    )
+
+
+def allocate(arena: Arena, undo: ExitStack, region: Region, size: int) -> Allocation:
+    """Take memory that is given back unless the transaction becomes live."""
+    allocation = arena.allocate(region, size)
+    undo.callback(arena.free, allocation)
+    return allocation
+
+
+def unwind_header(linked: Linked) -> int:
+    """Return the address of the transaction's `.eh_frame_hdr`, 0 if it has none."""
+    block = linked.unwind.header
+    if block == NO_ROW or int(linked.graph.blocks.addr[block]) == NO_ADDR:
+        return 0
+    return int(linked.graph.blocks.addr[block])

@@ -1,0 +1,173 @@
+"""The journal over the state: each transaction's intent before the process changes, its result after.
+
+The plan in a `prepared` row is what recovery needs: the new slots and whose they are, the old and new value of each slot
+that flips, the bytes of the executable that are replaced, the memory taken, and the live objects to be. A later daemon looks
+at the slots: if any holds its new value the transaction is finished, else it is undone.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
+from reloader.ids import Generation
+from reloader.live.ledger import Held
+from reloader.live.objects import LiveObject
+from reloader.live.persist import pack
+from reloader.live.plan import Plan
+from reloader.live.program import Program
+from reloader.outcome import Outcome
+from reloader.symbol_rows import changed_symbols
+from state.resume import LiveRow, RedirectRow, SlotKeyRow
+from state.rows import Kind, NewAllocation, ObjectVersion, Summary
+from state.store import Store
+
+
+@dataclass(slots=True)
+class StateJournal:
+    """The `Journal` of reload.py for one target."""
+
+    store: Store
+    target: int  # id in the state
+    program: Program
+    kind: Kind = "load"
+
+    def prepare(self, plan: Plan) -> Generation:
+        """Keep the objects' bytes and write the intent."""
+        for file in plan.graph.objects:
+            self.store.snapshots.save(file.digest, memoryview(file.data))
+        versions = versions_of(plan.graph.objects)
+        number = self.store.journal.prepare(
+            self.target, versions, plan_json(self.program, plan), kind=self.kind
+        )
+        return Generation(number)
+
+    def live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:
+        """Write down what is live now, in one commit."""
+        outcome.generation = generation
+        with self.store.transaction():
+            self.store.journal.live(self.target, generation, summary_of(outcome))
+            resume_rows(self.store, self.target, self.program, plan)
+            self.record_memory(plan.held)
+            for row, file in enumerate(plan.graph.objects):
+                owner = self.store.ledger.object_id(self.target, *file.key)
+                columns = changed_symbols(self.program, plan, row)
+                self.store.ledger.update_symbols(self.target, owner, generation, columns)
+
+    def failed(self, generation: Generation, error: BaseException) -> None:
+        """Write down why it was undone."""
+        code = error.code if isinstance(error, ReloaderError) else "internal"
+        self.store.journal.fail(
+            self.target, generation, Summary(error_code=code, error=str(error))
+        )
+
+    def record_memory(self, held: Sequence[Held]) -> None:
+        """Write down allocations."""
+        for generation in {row.generation for row in held}:
+            rows = [
+                NewAllocation(
+                    object=self.store.ledger.object_id(self.target, *row.object)
+                    if row.object[0]
+                    else None,
+                    region=row.allocation.region.name.lower(),
+                    section="",
+                    addr=row.allocation.addr,
+                    size=row.allocation.size,
+                )
+                for row in held
+                if row.generation == generation
+            ]
+            self.store.ledger.record_allocations(self.target, generation, rows)
+
+
+def versions_of(files: Sequence[ObjectFile]) -> list[ObjectVersion]:
+    """Return objects as the journal names them."""
+    return [ObjectVersion(*file.key, file.digest) for file in files]
+
+
+def summary_of(outcome: Outcome) -> Summary:
+    """Return an outcome as the journal keeps it."""
+    return Summary(
+        functions=outcome.functions,
+        ms_total=outcome.total_ms,
+        timings=outcome.steps_ms,
+        stop_us=outcome.stop_us,
+        error_code=outcome.code or None,
+        error=outcome.error or None,
+        notes=outcome.notes,
+    )
+
+
+def slot_key_rows(program: Program, first: int) -> list[SlotKeyRow]:
+    """Return whose slots are, from `first` on."""
+    return [
+        SlotKeyRow(slot, key.path, key.member, key.name, original)
+        for slot, key, original in program.table.functions()
+        if slot >= first
+    ]
+
+
+def live_row(live: LiveObject) -> LiveRow:
+    """Return a live object as the state keeps it."""
+    return LiveRow(*live.file.key, live.generation, live.file.digest, pack(live))
+
+
+def redirect_rows(plan: Plan) -> list[RedirectRow]:
+    """Return the bytes that a plan replaces in the executable."""
+    writes = plan.redirects
+    if writes is None:
+        return []
+    sizes = writes.size.tolist()
+    return [
+        RedirectRow(
+            plan.redirected[int(writes.function[row])],
+            int(writes.addr[row]),
+            writes.old[row, :size].tobytes(),
+            writes.new[row, :size].tobytes(),
+        )
+        for row, size in enumerate(sizes)
+    ]
+
+
+def resume_rows(store: Store, target: int, program: Program, plan: Plan) -> None:
+    """Write what a later daemon needs of a transaction that is live."""
+    lives = [program.objects[file.key] for file in plan.graph.objects]
+    store.resume.put_live(target, map(live_row, lives))
+    store.resume.put_slots(target, slot_key_rows(program, plan.first_slot))
+    store.resume.put_redirects(target, redirect_rows(plan))
+
+
+def plan_json(program: Program, plan: Plan) -> dict[str, Any]:
+    """Return what recovery needs, as JSON holds it."""
+    return {
+        "flips": [
+            [int(slot), int(old), int(new)]
+            for slot, old, new in zip(plan.flips.slot, plan.flips.old, plan.flips.new, strict=True)
+        ],
+        "slots": [
+            [row.slot, row.path, row.member, text(row.name), row.original]
+            for row in slot_key_rows(program, plan.first_slot)
+        ],
+        "redirects": [
+            [row.slot, row.addr, row.old.hex(), row.new.hex()] for row in redirect_rows(plan)
+        ],
+        "memory": [held_json(row) for row in plan.held],
+        "live": [[*live.file.key, live.file.digest, text(pack(live))] for live in plan.versions],
+    }
+
+
+def held_json(row: Held) -> list[Any]:
+    """Return a ledger row as JSON holds it."""
+    place = row.allocation
+    return [
+        int(place.region), place.addr, place.size, *row.object, row.unwind_addr,
+        sorted(row.references),
+    ]  # fmt: skip
+
+
+def text(data: bytes) -> str:
+    """Return bytes as JSON can hold them."""
+    return base64.b64encode(data).decode("ascii")
+

@@ -1,0 +1,88 @@
+"""What a finished transaction has to tell: which functions, which variables, what to know."""
+
+import numpy as np
+
+from reloader.link.passes.bind_data import DataReport
+from reloader.link.passes.initialisers import InitialiserChange
+from reloader.live.frames import CodeRanges, active_functions
+from reloader.live.patching import RedirectResult
+from reloader.live.plan import Plan
+from reloader.live.program import Program
+from reloader.outcome import Outcome
+
+_SHOWN = 8  # names in one note; the rest is counted
+
+
+def describe(
+    outcome: Outcome, program: Program, plan: Plan, stop: RedirectResult | None
+) -> None:
+    """Fill an outcome with what became live."""
+    symbols = plan.graph.symbols
+    changed = plan.flips.symbol[symbols.changed[plan.flips.symbol]]
+    outcome.state = "live"
+    outcome.functions = [symbols.name[row].decode("utf-8", "replace") for row in changed.tolist()]
+    outcome.new_variables = list(plan.data.new)
+    if stop is not None:
+        outcome.stop_us = stop.stop_us + stop.lost_us
+        outcome.active = active(program, plan, stop)
+    outcome.notes += data_notes(program, plan.data)
+    if outcome.active:
+        outcome.notes.append(
+            f"{enumerate_names(outcome.active)} is running right now: that call finishes in the old "
+            "code, the next one runs the new"
+        )
+
+
+def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
+    """Return the changed functions of the executable that were on a stack at the stop."""
+    symbols = plan.graph.symbols
+    rows = plan.flips.symbol
+    original = np.array([program.table.original[slot] for slot in plan.flips.slot], np.uint64)
+    inside = program.image.in_code(original)
+    ranges = CodeRanges(
+        original[inside],
+        symbols.size[rows[inside]],
+        [symbols.name[row] for row in rows[inside].tolist()],
+    )
+    found = active_functions(program.target, stop.tids, stop.registers, ranges)
+    return sorted({item.name for item in found})
+
+
+def data_notes(program: Program, data: DataReport) -> list[str]:
+    """Return a sentence for everything about variables that is not plain continuation."""
+    notes = [initialiser_note(program, change) for change in data.initialiser_changed]
+    if data.reinitialised:
+        notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")
+    if data.became_constant:
+        notes.append(f"now constant, with the new value: {enumerate_names(data.became_constant)}")
+    if data.reinit_unused:
+        notes.append(f"--reinit had nothing to do for: {enumerate_names(data.reinit_unused)}")
+    return notes
+
+
+def initialiser_note(program: Program, change: InitialiserChange) -> str:
+    """Return what a kept variable holds and what its new initialiser says."""
+    live = program.target.read(change.addr, change.size).tobytes()
+    return (
+        f"{change.name} keeps its value {shown(live)}; its initialiser changed from "
+        f"{shown(change.old)} to {shown(change.new)} (--reinit {change.name} would apply it)"
+    )
+
+
+def shown(data: bytes) -> str:
+    """Return bytes as a person reads them: a number up to 8 bytes, text, or hex."""
+    if len(data) in {1, 2, 4, 8}:
+        return str(int.from_bytes(data, "little", signed=True))
+    head = data.split(b"\0", 1)[0]
+    if len(head) > 1 and head.isascii() and head.decode("ascii").isprintable():
+        return repr(head.decode("ascii"))
+    return data[:16].hex(" ") + (" ..." if len(data) > 16 else "")
+
+
+def enumerate_names(names: list[str]) -> str:
+    """Return `a, b and c`, or the first few and how many more."""
+    if len(names) > _SHOWN:
+        return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
