@@ -1,6 +1,6 @@
 # Every target sets up what it needs by itself; see tools/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup agent test check bench demo clean distclean
+.PHONY: help setup agent test check bench demo layout clean distclean
 
 PYTHON := .venv/bin/python
 C_FILES = $(wildcard stubs/agent/*.c stubs/agent/hosts/*.c)
@@ -33,6 +33,9 @@ check: setup  ## ruff, pyright, the C with warnings as errors (ANALYZE=1: gcc's 
 bench:  ## benchmarks; results as JSON
 	@tools/setup.sh --tests
 	@$(PYTHON) -m tests.bench
+
+layout: setup  ## CONTRIBUTING.md's layout, from the modules' first sentences
+	@$(PYTHON) tools/layout.py
 
 clean:  ## what builds leave behind; .venv and .work stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

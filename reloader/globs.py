@@ -5,6 +5,7 @@ objects in `.main.eobjs`); `**` matches any number of folders. A bare folder mea
 with a wanted suffix anywhere below it.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,3 +113,17 @@ def _may_hold(parts: tuple[str, ...], below: tuple[str, ...]) -> bool:
     if parts[0] == "**" or not below:
         return True
     return bool(_compiled(parts[0]).match(below[0])) and _may_hold(parts[1:], below[1:])
+
+
+def read_wanted(patterns: Sequence[Pattern]) -> list[tuple[str, bytes]]:
+    """Read every existing file that some patterns want; return (path, content), sorted."""
+    found: dict[str, bytes] = {}
+    for pattern in patterns:
+        for folder, below, names in os.walk(pattern.root):
+            parts = Path(folder).relative_to(pattern.root).parts
+            below[:] = [name for name in below if pattern.may_hold((*parts, name))]
+            for name in names:
+                path = Path(folder, name)
+                if pattern.matches((*parts, name)) and path.is_file():
+                    found[str(path)] = path.read_bytes()
+    return sorted(found.items())

@@ -167,11 +167,14 @@ class Channel:
         parts = bytearray()
         while len(parts) < size:
             want = min(_CHUNK, size - len(parts))
-            # CLOEXEC at once: another thread may be starting a build
-            data, fds, *_ = socket.recv_fds(
-                self.sock, want, _MAX_FDS, flags=socket.MSG_CMSG_CLOEXEC
+            # CLOEXEC at once: another thread may be starting a build (Python 3.11's `recv_fds`
+            # takes flags and drops them)
+            data, beside, *_ = self.sock.recvmsg(
+                want, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
             )
-            self._fds += fds
+            for level, kind, content in beside:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._fds += memoryview(content[: len(content) & ~3]).cast("i")
             if not data and parts:
                 problem = f"the connection ended after {len(parts)} of {size} bytes"
                 raise ProtocolError(problem)

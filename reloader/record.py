@@ -8,6 +8,7 @@ at the slots: if any holds its new value the transaction is finished, else it is
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reloader.elf.object import ObjectFile
@@ -17,9 +18,11 @@ from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.persist import pack
 from reloader.live.plan import Plan
+from reloader.live.process import Process
 from reloader.live.program import Program
 from reloader.outcome import Outcome
-from reloader.symbol_rows import changed_symbols
+from reloader.opening import Opened
+from reloader.symbol_rows import all_symbols, changed_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import Kind, NewAllocation, ObjectVersion, Summary
 from state.store import Store
@@ -171,3 +174,42 @@ def text(data: bytes) -> str:
     """Return bytes as JSON can hold them."""
     return base64.b64encode(data).decode("ascii")
 
+
+def record_opened(store: Store, process: Process, opened: Opened, how: str) -> int:
+    """Write down a program that is new to us: its image, objects, snapshots and symbols."""
+    program = opened.program
+    image = program.image
+    with store.transaction():
+        target = store.targets.begin(
+            pid=process.pid,
+            start_time=process.start_time,
+            build_id=image.build_id,
+            exe=image.path,
+            argv=command_line(process.pid),
+            cwd=str(Path(f"/proc/{process.pid}/cwd").readlink()),
+            how=how,
+        )
+        picture = store.targets.add_image(
+            target,
+            kind="executable",
+            path=image.path,
+            build_id=image.build_id,
+            base_addr=image.load_bias,
+            start_addr=image.low,
+            end_addr=image.high,
+        )
+        lives = list(program.objects.values())
+        for live in lives:
+            store.snapshots.save(live.file.digest, memoryview(live.file.data))
+            owner = store.ledger.object_id(target, *live.file.key, image=picture)
+            store.ledger.describe_object(owner, baseline="matched")
+            store.ledger.replace_symbols(target, owner, 0, all_symbols(program, live))
+        store.ledger.record_versions(target, 0, versions_of([live.file for live in lives]))
+        store.resume.put_live(target, map(live_row, lives))
+    return target
+
+
+def command_line(pid: int) -> list[str]:
+    """Return a process's arguments."""
+    raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return [part.decode("utf-8", "replace") for part in raw.split(b"\0")[:-1]]

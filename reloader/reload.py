@@ -79,12 +79,10 @@ def reload(
 
         clock.step("journal")
         generation = journal.prepare(plan)
-        undo.push(lambda _, error, __: error and journal.failed(generation, error))
+        undo.push(lambda _, error, __: note_failure(journal, generation, error))
 
         clock.step("write")
-        outcome.bytes_loaded = commit.write_blocks(
-            plan.graph, plan.placed, program.target.arena
-        )
+        outcome.bytes_loaded = commit.write_blocks(program, plan)
 
         clock.step("initialise")
         plan.directory = unwind.publish(program, plan.held, undo)
@@ -100,3 +98,9 @@ def reload(
     clock.finish()
     journal.live(generation, plan, outcome)
     return outcome
+
+
+def note_failure(journal: Journal, generation: Generation, error: BaseException | None) -> None:
+    """Write down that a prepared transaction is undone, if that is why its undo runs."""
+    if error is not None:
+        journal.failed(generation, error)

@@ -8,6 +8,7 @@ from reloader.live.frames import CodeRanges, active_functions
 from reloader.live.patching import RedirectResult
 from reloader.live.plan import Plan
 from reloader.live.program import Program
+from reloader.live.switch import in_code
 from reloader.outcome import Outcome
 
 _SHOWN = 8  # names in one note; the rest is counted
@@ -38,7 +39,7 @@ def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
     symbols = plan.graph.symbols
     rows = plan.flips.symbol
     original = np.array([program.table.original[slot] for slot in plan.flips.slot], np.uint64)
-    inside = program.image.in_code(original)
+    inside = in_code(program.image, original)
     ranges = CodeRanges(
         original[inside],
         symbols.size[rows[inside]],

@@ -54,7 +54,8 @@ def agent_environment(
         daemon_pid: Which process the agent lets trace the program.
         program: Basename of the process that is meant, under wrappers.
     """
-    preload = ":".join(part for part in (str(AGENT), env.get("LD_PRELOAD", "")) if part)
+    # an empty LD_PRELOAD of the user's is kept too: the agent restores what follows the colon
+    preload = f"{AGENT}:{env['LD_PRELOAD']}" if "LD_PRELOAD" in env else str(AGENT)
     added = {"LD_PRELOAD": preload, "RELOADER_FD": str(fd)}
     added["RELOADER_DAEMON_PID"] = str(daemon_pid)
     if program:

@@ -1,4 +1,4 @@
-"""agent.h's structs and numbers as numpy dtypes; a test compiles a C program and compares both."""
+"""agent.h's structs and numbers as numpy dtypes; a test compiles agent.h and compares."""
 
 from pathlib import Path
 from typing import Final
@@ -76,9 +76,7 @@ HELLO: Final = np.dtype(
     ]
 )  # fmt: skip
 # a row of the unwind directory, which begins with its uint64 row count
-UNWIND_ENTRY: Final = np.dtype(
-    [("start", "<u8"), ("end", "<u8"), ("eh_frame_hdr_addr", "<u8")]
-)
+UNWIND_ENTRY: Final = np.dtype([("start", "<u8"), ("end", "<u8"), ("eh_frame_hdr_addr", "<u8")])
 STRUCTS: Final = {
     "reloader_region": REGION,
     "reloader_command": COMMAND,

@@ -73,18 +73,28 @@ need_packages() {
     install_packages "${missing[@]}"
 }
 
-# Stamped with what it was made from: a changed lock file, another Python or a moved folder makes
-# it anew.
+# Stamped with what it was made for and from: another Python or a moved folder makes it anew, a
+# changed lock file brings it up to date.
 need_venv() {
-    local key
-    key="$("$python" -V) $root $(sha256sum requirements.lock pyproject.toml setup.py | sha256sum)"
-    [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$key" ] && return
+    local for from pip=("$venv/bin/python" -m pip install -q --disable-pip-version-check)
+    for="$("$python" -V) $root"
+    from=$(sha256sum requirements.lock pyproject.toml setup.py | sha256sum)
+    [ "$(cat "$venv/.made" 2>/dev/null)" = "$for $from" ] && return
     printf 'tools/setup.sh: installing the locked dependencies into .venv\n'
-    "$python" -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    if [ -e "$venv/.made" ] && [[ "$(cat "$venv/.made")" != "$for "* ]]; then rm -rf "$venv"; fi
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    quietly "${pip[@]}" --require-hashes -r requirements.lock
     # the build tools are among the locked ones: nothing else is downloaded
-    "$venv/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-    printf '%s\n' "$key" >"$venv/.made-from"
+    quietly "${pip[@]}" --no-deps --no-build-isolation -e .
+    printf '%s\n' "$for $from" >"$venv/.made"
+}
+
+# What a command prints is shown only if it fails.
+quietly() {
+    "$@" >.work/setup.log 2>&1 || {
+        cat .work/setup.log >&2
+        die "failed: $*"
+    }
 }
 
 python=$(find_python) || {

@@ -89,6 +89,10 @@ class Architecture(Protocol):
         """Return (e,) whether the field is the operand of an instruction that takes an address."""
         ...
 
+    def ends_instruction(self, content: U8, field: I64) -> Bool:
+        """Return (e,) whether a pc-relative field is surely the last of its instruction."""
+        ...
+
     def lea_fields(self, content: U8) -> I64:
         """Return every place in content that looks like the operand of such an instruction."""
         ...

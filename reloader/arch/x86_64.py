@@ -85,6 +85,17 @@ class X86_64:  # noqa: N801  the architecture's own name
         opcode = content[np.maximum(field - 2, 0)]
         return (opcode == 0x8D) & ((modrm & np.uint8(0xC7)) == 0x05) & (field >= 2)
 
+    def ends_instruction(self, content: U8, field: I64) -> Bool:
+        """Return (e,) whether a branch, `lea` or `mov` ends with this relocated field.
+
+        None of 89, 8b and 8d has an immediate after its displacement, in any opcode map.
+        """
+        modrm = content[np.maximum(field - 1, 0)]
+        opcode = content[np.maximum(field - 2, 0)]
+        moves = (opcode == 0x89) | (opcode == 0x8B) | (opcode == 0x8D)
+        moves &= ((modrm & np.uint8(0xC7)) == 0x05) & (field >= 2)
+        return moves | self.is_branch(content, field)
+
     def lea_fields(self, content: U8) -> I64:
         """Return every place in content that looks like the field of `lea disp(%rip), %reg`."""
         field = np.flatnonzero(content[: max(len(content) - 5, 0)] == 0x8D) + 2

@@ -1,6 +1,7 @@
 """x86-64: what a relocated field of a linked image says about its symbol.
 
-A linker may have rewritten the instruction around the field, so the bytes decide how it is read:
+A linker may have rewritten the instruction around the field, so its bytes decide how to read
+it:
 
     object                          linked                           field
     mov foo@GOTPCREL(%rip), %r      lea foo(%rip), %r                in place, S + A - P
@@ -38,98 +39,96 @@ class LinkedFields:
     field: I64  # index in memory of the field as linked
 
 
-def read_fields(  # noqa: PLR0913  columns of one table
-    memory: U8, low: int, content: U8, kinds: NDArray[np.void], kind: I64, at: I64,
-    original: I64, addend: I64,
-) -> LinkedFields:  # fmt: skip
-    """Solve each field's formula for its symbol.
+@dataclass(slots=True)
+class Places:
+    """(r,) columns: relocations, in the object and in the image."""
 
-    Args:
-        memory: The linked image's bytes.
-        low: The address of memory[0].
-        content: The bytes of the objects' sections.
-        kinds: (k,) KIND.
-        kind: (r,) row of `kinds`.
-        at: (r,) index in memory of the place that the relocation names.
-        original: (r,) index of the same place in content.
-        addend: (r,) A.
-    """
-    count = len(at)
+    memory: U8  # the linked image's bytes
+    low: int  # the address of memory[0]
+    content: U8  # the bytes of the objects' sections
+    kind: I64  # row of the kind table
+    at: I64  # index in memory of the place that the relocation names
+    original: I64  # index in content of the same place
+    addend: I64  # A
+
+
+def read_fields(places: Places, kinds: NDArray[np.void]) -> LinkedFields:
+    """Solve each field's formula for its symbol."""
+    count = len(places.at)
+    formula, table, kind = kinds["formula"], kinds["table"], places.kind
     fields = LinkedFields(
-        np.zeros(count, np.int64), np.zeros(count, np.bool_), np.zeros(count, np.bool_),
-        np.zeros(count, np.bool_), at.copy(),
-    )  # fmt: skip
-    formula, width, table = kinds["formula"], kinds["width"], kinds["table"]
-    relative = np.isin(formula, ["S + A - P", "L + A - P"])
-    for size, signed in ((4, True), (4, False), (8, True)):
-        same = (width == size) & ((kinds["signed"] == signed) | (size == 8))
-        rows = np.flatnonzero((relative & same)[kind])
-        value = _load(memory, at[rows], size, signed=signed)
-        fields.target[rows] = value + at[rows] + low - addend[rows]
-        fields.known[rows] = True
-        rows = np.flatnonzero((np.isin(formula, ["S + A", "T + A"]) & same)[kind])
-        value = _load(memory, at[rows], size, signed=signed)
-        fields.target[rows] = value - addend[rows]
-        fields.known[rows] = True
-    fields.tls = (formula == "T + A")[kind]
-    rows = np.flatnonzero(((table == Table.GOT) & (formula == "G + GOT + A - P"))[kind])
-    _read_got(fields, memory, low, content, rows, at, original, addend)
-    rows = np.flatnonzero((table == Table.TLS_IE)[kind])
-    _read_initial_exec(fields, memory, content, rows, at, original, addend)
-    rows = np.flatnonzero((table == Table.TLS_GD)[kind])
-    _read_general_dynamic(fields, memory, rows, at, addend)
+        target=np.zeros(count, np.int64),
+        known=np.zeros(count, np.bool_),
+        got=np.zeros(count, np.bool_),
+        tls=(formula == "T + A")[kind],
+        field=places.at.copy(),
+    )
+    _read_plain(fields, places, kinds)
+    loads = (table == Table.GOT) & (formula == "G + GOT + A - P") & (kinds["width"] == 4)
+    _read_got(fields, places, np.flatnonzero(loads[kind]))
+    _read_initial_exec(fields, places, np.flatnonzero((table == Table.TLS_IE)[kind]))
+    _read_general_dynamic(fields, places, np.flatnonzero((table == Table.TLS_GD)[kind]))
     return fields
 
 
-def _read_got(  # noqa: PLR0913  columns of one table
-    fields: LinkedFields, memory: U8, low: int, content: U8, rows: I64, at: I64,
-    original: I64, addend: I64,
-) -> None:  # fmt: skip
+def _read_plain(fields: LinkedFields, places: Places, kinds: NDArray[np.void]) -> None:
+    """Fill in the fields that no linker moves or rewrites."""
+    relative = np.isin(kinds["formula"], ["S + A - P", "L + A - P"])
+    plain = relative | np.isin(kinds["formula"], ["S + A", "T + A"])
+    for size, signed in ((4, True), (4, False), (8, True)):
+        wide = (kinds["width"] == size) & ((kinds["signed"] == signed) | (size == 8))
+        rows = np.flatnonzero((plain & wide)[places.kind])
+        at = places.at[rows]
+        value = _load(places.memory, at, size, signed=signed)
+        origin = np.where(relative[places.kind[rows]], at + places.low, 0)
+        fields.target[rows] = value + origin - places.addend[rows]
+        fields.known[rows] = True
+
+
+def _read_got(fields: LinkedFields, places: Places, rows: I64) -> None:
     """Fill in the GOT loads and calls, relaxed or not."""
-    place, before = at[rows], original[rows]
-    opcode, modrm = _byte(memory, place - 2), _byte(memory, place - 1)
-    old_opcode, old_modrm = _byte(content, before - 2), _byte(content, before - 1)
-    kept = (opcode == old_opcode) & (modrm == old_modrm)
+    at, before = places.at[rows], places.original[rows]
+    opcode, modrm = _byte(places.memory, at - 2), _byte(places.memory, at - 1)
+    old_opcode = _byte(places.content, before - 2)
+    kept = (opcode == old_opcode) & (modrm == _byte(places.content, before - 1))
     jump = (old_opcode == GROUP5) & (opcode == JMP)
     call = (old_opcode == GROUP5) & (opcode == ADDR32) & (modrm == CALL)
     immediate = ~kept & np.isin(opcode, IMMEDIATE) & (modrm >= 0xC0)
     relative = kept | call | jump | ((opcode == LEA) & ~kept)
-    field = place - jump
-    value = _load(memory, field, 4, signed=True)
+    field = at - jump
+    value = _load(places.memory, field, 4, signed=True)
     # an immediate holds S itself; the -4 of a displacement's addend has no meaning there
-    target = np.where(relative, value + field + low - addend[rows], value - addend[rows] - 4)
-    fields.target[rows] = target
+    origin = np.where(relative, field + places.low, -4)
+    fields.target[rows] = value + origin - places.addend[rows]
     fields.known[rows] = relative | immediate
     fields.got[rows] = kept
     fields.field[rows] = field
 
 
-def _read_initial_exec(  # noqa: PLR0913  columns of one table
-    fields: LinkedFields, memory: U8, content: U8, rows: I64, at: I64, original: I64,
-    addend: I64,
-) -> None:  # fmt: skip
+def _read_initial_exec(fields: LinkedFields, places: Places, rows: I64) -> None:
     """Fill in thread-local accesses that were relaxed from the GOT to an immediate."""
-    place, before = at[rows], original[rows]
-    opcode, modrm = _byte(memory, place - 2), _byte(memory, place - 1)
-    changed = (opcode != _byte(content, before - 2)) | (modrm != _byte(content, before - 1))
+    at, before = places.at[rows], places.original[rows]
+    opcode, modrm = _byte(places.memory, at - 2), _byte(places.memory, at - 1)
+    kept = (opcode == _byte(places.content, before - 2)) & (
+        modrm == _byte(places.content, before - 1)
+    )
     immediate = (np.isin(opcode, IMMEDIATE) & (modrm >= 0xC0)) | (
         (opcode == LEA) & (modrm >= 0x80) & (modrm < 0xC0)
     )
-    fields.target[rows] = _load(memory, place, 4, signed=True) - addend[rows] - 4
-    fields.known[rows] = changed & immediate
+    value = _load(places.memory, at, 4, signed=True)
+    fields.target[rows] = value - places.addend[rows] - 4
+    fields.known[rows] = ~kept & immediate
     fields.tls[rows] = True
 
 
-def _read_general_dynamic(
-    fields: LinkedFields, memory: U8, rows: I64, at: I64, addend: I64
-) -> None:
+def _read_general_dynamic(fields: LinkedFields, places: Places, rows: I64) -> None:
     """Fill in `__tls_get_addr` sequences that were relaxed to local-exec."""
-    place = at[rows]
-    fields.field[rows] = place + TLSGD_FIELD
-    value = _load(memory, place + TLSGD_FIELD, 4, signed=True)
-    fields.target[rows] = value - addend[rows] - 4
-    lea = _byte(memory, place + TLSGD_FIELD - 2) == LEA
-    fields.known[rows] = lea & (_byte(memory, place - 4) == FS)
+    field = places.at[rows] + TLSGD_FIELD
+    value = _load(places.memory, field, 4, signed=True)
+    fields.field[rows] = field
+    fields.target[rows] = value - places.addend[rows] - 4
+    lea = _byte(places.memory, field - 2) == LEA
+    fields.known[rows] = lea & (_byte(places.memory, places.at[rows] - 4) == FS)
     fields.tls[rows] = True
 
 

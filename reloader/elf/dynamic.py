@@ -1,7 +1,8 @@
 """What the dynamic section of an executable or shared library says.
 
-Everything here is found through PT_DYNAMIC, as the dynamic loader finds it, so it works on files
-without section headers. Addresses in this module are the file's own, without a load bias.
+Everything here is found through PT_DYNAMIC, as the dynamic loader finds it, so it works on
+files without section headers. Addresses in this module are the file's own, without a load
+bias.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from reloader.elf.dtypes import RELA, SYM
 from reloader.ids import U8, U32, U64
 
 DYN: Final = np.dtype([("d_tag", "<i8"), ("d_val", "<u8")])
+
+RELR: Final = np.dtype([("r_word", "<u8")])
 
 DT_NEEDED, DT_PLTRELSZ, DT_HASH, DT_STRTAB, DT_SYMTAB = 1, 2, 4, 5, 6
 DT_RELA, DT_RELASZ, DT_STRSZ, DT_SONAME, DT_JMPREL = 7, 8, 10, 14, 23
@@ -67,7 +70,7 @@ def read_dynamic(content: U8, read: ReadAt) -> Dynamic:
         ]
     )
     found.symbols = _symbols(found, read)
-    found.relr = _relr(_table(found, read, DT_RELR, DT_RELRSZ, np.dtype("<u8")))
+    found.relr = _relr(_table(found, read, DT_RELR, DT_RELRSZ, RELR))
     return found
 
 
@@ -119,7 +122,7 @@ def _relr(words: NDArray[np.void]) -> U64:
 
     An even word is an address; an odd one has a bit for each of the 63 words after the last.
     """
-    entries = words.view(np.uint64)
+    entries = words["r_word"].astype(np.uint64)
     if not len(entries):
         return np.zeros(0, np.uint64)
     is_map = (entries & np.uint64(1)) == 1

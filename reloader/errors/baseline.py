@@ -1,4 +1,4 @@
-"""What can be wrong with the executable that runs, and with objects it should have been built from."""
+"""What can be wrong with the running executable, and with objects that should be in it."""
 
 from dataclasses import dataclass
 

@@ -76,8 +76,8 @@ class ArenaLostError(RefusedError):
         """Build the text."""
         self.pid, self.holder, self.why = pid, holder, why
         super().__init__(
-            f"process {pid} holds an arena of an earlier daemon, but its memory cannot be opened"
-            f" again: the process that kept it ({holder}) does not answer ({why}), and"
+            f"process {pid} holds an arena of an earlier daemon, but its memory cannot be"
+            f" opened again: the process that kept it ({holder}) does not answer ({why}), and"
             f" /proc/{pid}/map_files needs root. {UNTOUCHED} Run the daemon once as root, or"
             " restart the program."
         )
@@ -117,10 +117,8 @@ class AgentStartError(RefusedError):
     code = "agent-start"
     _WHY = (
         "it reported no failure",
-        "the memory file could not be created; `sysctl vm.memfd_noexec` must not be 2, and no"
-        " seccomp filter may forbid memfd_create",
-        "no free range of addresses within 2 GiB of the executable; a limit on address space"
-        " (ulimit -v) may be the cause",
+        "no memory file could be created; look at vm.memfd_noexec and seccomp filters",
+        "no free range of addresses within 2 GiB of the executable; look at ulimit -v",
         "its memory could not be mapped; executing memory files may be forbidden here",
         "no thread could be started; look at ulimit -u and the container's pids limit",
         "it is already running there",
@@ -146,8 +144,8 @@ class AgentBusyError(ReloaderError):
         """Build the text."""
         self.pid, self.operation, self.seconds = pid, operation, seconds
         super().__init__(
-            f"process {pid}: the agent did not answer {operation} within {seconds:g} s. It may be"
-            " inside a function that blocks (a constructor, a hook), or the process is stopped;"
+            f"process {pid}: the agent did not answer {operation} within {seconds:g} s. It may"
+            " be inside a function that blocks (a constructor, a hook), or the process is stopped;"
             " it answers later commands once that returns."
         )
 
@@ -199,8 +197,8 @@ class InjectionError(RefusedError):
         """Build the text."""
         self.pid, self.step, self.why = pid, step, why
         super().__init__(
-            f"process {pid}: {step} failed inside it: {why}. What was done there was taken back;"
-            " the program goes on. `reloader doctor` may tell more."
+            f"process {pid}: {step} failed inside it: {why}. What was done there was taken"
+            " back; the program goes on. `reloader doctor` may tell more."
         )
 
 
@@ -215,7 +213,7 @@ class HelloError(RefusedError):
         super().__init__(
             f"the program (process {pid}) did not report to reloader: {why}. Static, musl and"
             " setuid programs and some sanitizer builds ignore LD_PRELOAD, and a wrapper needs"
-            " `--program NAME`. The program itself runs on. `reloader doctor PROGRAM` tells more."
+            " `--program NAME`. The program itself runs on. `reloader doctor PROGRAM` says more."
         )
 
 
@@ -229,6 +227,6 @@ class StopTimeoutError(ReloaderError):
         self.pid, self.tid, self.seconds, self.state = pid, tid, seconds, state
         super().__init__(
             f"process {pid}: thread {tid} did not stop within {seconds:g} s (state {state});"
-            f" it may be in vfork or in uninterruptible input or output. {UNTOUCHED} All threads"
-            " run again; reloader can try once more later."
+            f" it may be in vfork or in uninterruptible input or output. {UNTOUCHED} All"
+            " threads run again; reloader can try once more later."
         )

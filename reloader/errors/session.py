@@ -80,3 +80,17 @@ class UnknownNameError(RefusedError):
     def __init__(self, what: str, nearest: Sequence[str]) -> None:
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
         super().__init__(f"{what}: no object, executable or library of this program owns it.{hint}")
+
+
+class StateLostError(RefusedError):
+    """A process holds code of an earlier daemon whose state is not here."""
+
+    code = "state-lost"
+
+    def __init__(self, pid: int, folder: str) -> None:
+        self.pid = pid
+        super().__init__(
+            f"process {pid} runs code that an earlier daemon loaded, and {folder} does not know it. "
+            f"{UNTOUCHED} Start the daemon in the project folder that was used before, or restart "
+            "the program."
+        )

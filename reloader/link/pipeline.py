@@ -45,6 +45,7 @@ class Setting:
     lines: Lines = no_lines
     roots: Sequence[int] = ()  # more blocks to place, whatever changed
     prune: bool = False  # of first loads, keep only what global symbols reach
+    relax: bool = True  # turn GOT accesses into direct ones where the symbol is near
 
 
 @dataclass(slots=True)
@@ -97,7 +98,8 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     setting.assign_slots(graph)
     placed = place(graph, setting.allocate)
     # Every symbol that a live edge uses has an address from here.
-    relax_got(graph, arch)
+    if setting.relax:
+        relax_got(graph, arch)
     apply_fixups(graph, arch, lines)
     write_eh_frame_hdr(graph, unwind)
     return Linked(graph, placed, unwind)

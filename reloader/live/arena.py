@@ -1,9 +1,10 @@
 """The arena seen from outside: which pages are taken, and windows over their bytes.
 
-Four facts decide the design. The memfd is mapped whole in the target, so an allocation is only a row in our books and
-needs no call inside. A page of the file that is written here shows in the target's private mapping until the target has its
-own copy. Memory goes back to the system by punching holes in the file. And a hole reads as zeros, which execute as
-`add %al,(%rax)`: so freshly freed code keeps traps for a while, and code is filled with traps before anyone gets it.
+Four facts decide the design. The memfd is mapped whole in the target, so an allocation is only
+a row in our books and needs no call inside. A page of the file that is written here shows in
+the target's private mapping until the target has its own copy. Memory goes back to the system
+by punching holes in the file. And a hole reads as zeros, which execute as `add %al,(%rax)`: so
+freshly freed code keeps traps for a while, and code is filled with traps before anyone gets it.
 """
 
 import mmap
@@ -47,7 +48,9 @@ class Pages:
 
     def runs(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
         """Return start and end of every run of free pages below `high`, in pages."""
-        edges = np.diff(np.concatenate(([1], self.state[: self.high] == TAKEN, [1])).astype(np.int8))
+        edges = np.diff(
+            np.concatenate(([1], self.state[: self.high] == TAKEN, [1])).astype(np.int8)
+        )
         return np.flatnonzero(edges == -1), np.flatnonzero(edges == 1)
 
     def take(self, count: int, name: str) -> int:
@@ -153,7 +156,10 @@ class MappedArena:
         if end > layout.SLOT_COUNT:
             left = (layout.SLOT_COUNT - first) * layout.STUB_SIZE
             wanted = (end - first) * layout.STUB_SIZE
-            raise ArenaFullError("stub", wanted, left, left, layout.SLOT_COUNT * layout.STUB_SIZE)
+            region = "stub"
+            raise ArenaFullError(
+                region, wanted, left, left, layout.SLOT_COUNT * layout.STUB_SIZE
+            )
         window = self.windows[layout.CODE]
         start, stop = first * layout.STUB_SIZE, end * layout.STUB_SIZE
         page_end = -(-stop // layout.PAGE) * layout.PAGE
@@ -201,7 +207,9 @@ class MappedArena:
             self._bytes(pages.window, start, size)[:] = 0
         pages.mark(first, count, FREE)
 
-    def _punch_all(self, pages: Pages, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def _punch_all(
+        self, pages: Pages, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> None:
         """Punch runs of consecutive pages."""
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for run in np.split(rows, breaks):

@@ -12,29 +12,34 @@ On stripped executables step 3 finds the first section and step 2 nearly all the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reloader.arch.x86_64 import X86_64
 from reloader.elf.image import Image
 from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
-from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Generation
-from reloader.live.match.evidence import NOWHERE, Evidence
-from reloader.live.match.judge import State, Verdict, function_rows, judge
+from reloader.ids import I64, NO_ADDR, NO_ROW, U64, Bool, Generation
+from reloader.live.match.evidence import NOWHERE
+from reloader.live.match.judge import State, Verdict, judge
 from reloader.live.match.merged import STT_SECTION
-from reloader.live.match.place import Placing, begin, place_by_names
-from reloader.live.match.search import search
+from reloader.live.match.names import begin, place_by_names
+from reloader.live.match.owned import (
+    CallSites,
+    Functions,
+    Owner,
+    call_sites,
+    original_functions,
+    owned_ranges,
+)
+from reloader.live.match.place import Placing
+from reloader.live.match.search import place_by_local_names, search
 from reloader.live.match.tables import (
-    SHF_EXECINSTR,
     SHF_TLS,
     SHF_WRITE,
     SHT_NOBITS,
     SHT_PROGBITS,
     STB_LOCAL,
     STT_TLS,
-    Tables,
     build_tables,
 )
 from reloader.live.objects import DataMap, LiveObject
@@ -50,46 +55,18 @@ __all__ = [
 ]
 
 
-class Owner(NamedTuple):
-    """What an address of the original executable belongs to."""
-
-    object: int  # row of Baseline.placements
-    section: int  # index in the file, or elf.object.COMMON
-    offset: int  # in the section; in the variable for COMMON
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """Where the linker put one object."""
 
     file: ObjectFile
     section_addr: U64  # (s,) or NO_ADDR: not linked, merged, not loaded, not found
-    # (n,) of each defined symbol, or NO_ADDR; a thread-local one's offset from the thread pointer
+    # (n,) of each defined symbol, or NO_ADDR; of a thread-local one the offset from the thread
+    # pointer
     symbol_addr: U64
     state: State
     reason: str  # why it is not "matched", else ""
     shared: Bool  # (s,) the bytes belong to several objects: COMDAT or folded identical code
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CallSites:
-    """(c,) columns: relocated branch fields of the original code, sorted by address."""
-
-    addr: U64  # of the 4-byte displacement
-    target: U64
-    object: I32  # row of Baseline.placements
-    section: I32  # index in that file
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Functions:
-    """(f,) columns: the functions of all placed objects, sorted by address."""
-
-    addr: U64
-    size: U64  # as its symbol says; 0: not said
-    next_addr: U64  # where the next function starts, or its section ends
-    object: I32  # row of Baseline.placements
-    symbol: I32  # index in that file's symbol table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,12 +135,13 @@ def match_baseline(
     placing = begin(tables, image)
     place_by_names(placing)
     search(placing)
+    place_by_local_names(placing)
     placed = np.flatnonzero(placing.base != NOWHERE)
     found = placing.reader.read(placed, placing.base[placed])
     verdicts = judge(placing, found)
     placements = _placements(placing, verdicts)
     rows = np.array(kept, np.int32)
-    starts, ends, owners = _ranges(placing, kept)
+    starts, ends, owners = owned_ranges(placing, kept)
     return Baseline(
         image=image,
         placements=[
@@ -172,8 +150,8 @@ def match_baseline(
         _starts=starts,
         _ends=ends,
         _owners=owners,
-        _sites=_call_sites(placing, found, rows),
-        _functions=_functions(placing, rows),
+        _sites=call_sites(placing, found, rows),
+        _functions=original_functions(placing, rows),
     )
 
 
@@ -187,8 +165,8 @@ def _empty(image: Image) -> Baseline:
 def _distinct(objects: Sequence[ObjectFile]) -> tuple[list[int], list[int]]:
     """Return the rows to match, and for every object the position in them of its content.
 
-    A file that is watched beside the archive that holds it was linked once. Without a strong name
-    it may have been linked twice.
+    A file that is watched beside the archive that holds it was linked once. Without a strong
+    name it may have been linked twice.
     """
     kept: list[int] = []
     source: list[int] = []
@@ -245,75 +223,6 @@ def _symbol_addresses(placing: Placing) -> U64:
         is_tls = (tables.symbol_type == STT_TLS) & (addr != NOWHERE)
         result = np.where(is_tls, result - shift, result)
     return np.where(section == ABSOLUTE, tables.value.view(np.uint64), result)
-
-
-def _ranges(placing: Placing, kept: list[int]) -> tuple[U64, U64, list[Owner]]:
-    """Return the sorted ranges of sections and COMMON variables, with their owners."""
-    tables = placing.tables
-    starts, ends = list(placing.starts), [end for end, _ in placing.claims]
-    owners = [
-        Owner(kept[int(tables.object[section])], tables.index_of(section), 0)
-        for _, section in placing.claims
-    ]
-    taken: set[int] = set()
-    for symbol in tables.common_symbols().tolist():
-        addr = int(placing.name_addr[tables.name[symbol]])
-        if addr != NOWHERE and addr not in taken and placing.section_at(addr) == NOWHERE:
-            taken.add(addr)  # the first object that has the name owns it
-            starts.append(addr)
-            ends.append(addr + int(tables.symbol_size[symbol]))
-            owners.append(Owner(kept[int(tables.symbol_object[symbol])], COMMON, 0))
-    order = np.argsort(np.array(starts, np.uint64), kind="stable")
-    return (
-        np.array(starts, np.uint64)[order],
-        np.array(ends, np.uint64)[order],
-        [owners[row] for row in order.tolist()],
-    )
-
-
-def _call_sites(placing: Placing, found: Evidence, rows: I32) -> CallSites:
-    """Return every relocated branch of the placed code, as linked."""
-    tables, image = placing.tables, placing.image
-    section = tables.relocation_section[found.relocation]
-    kind = tables.relocation_kind[found.relocation]
-    near = (tables.flags[section] & SHF_EXECINSTR) != 0
-    near &= (tables.kinds["width"][kind] == 4) & tables.kinds["pc"][kind]  # noqa: PLR2004  rel32
-    field = found.field - image.low
-    near &= X86_64().is_branch(image.memory, field)
-    section, field = section[near], field[near]
-    words = image.memory[field[:, None] + np.arange(4)].reshape(-1).view("<i4")
-    order = np.argsort(field, kind="stable")
-    owner = tables.object[section]
-    target = field + image.low + 4 + words
-    return CallSites(
-        (field + image.low)[order].view(np.uint64),
-        target[order].view(np.uint64),
-        rows[owner[order]],
-        (section - tables.first_section[owner])[order].astype(np.int32),
-    )
-
-
-def _functions(placing: Placing, rows: I32) -> Functions:
-    """Return the functions of all placed objects and where each may extend to."""
-    tables = placing.tables
-    symbol = function_rows(placing)
-    section = tables.symbol_section[symbol]
-    addr = placing.base[section] + tables.value[symbol]
-    order = np.argsort(addr, kind="stable")
-    symbol, section, addr = symbol[order], section[order], addr[order]
-    known = placing.image.symtab
-    others = known.addr[(known.type == 2) & (known.section != 0)].view(np.int64)  # STT_FUNC
-    ends = placing.base[section] + tables.size[section]
-    starts = np.unique(np.concatenate([addr, others, [np.iinfo(np.int64).max]]))
-    following = starts[np.searchsorted(starts, addr, side="right")]
-    owner = tables.symbol_object[symbol]
-    return Functions(
-        addr.view(np.uint64),
-        tables.symbol_size[symbol].astype(np.uint64),
-        np.minimum(following, ends).view(np.uint64),
-        rows[owner],
-        (symbol - tables.first_symbol[owner]).astype(np.int32),
-    )
 
 
 def _data_map(placement: Placement) -> DataMap:

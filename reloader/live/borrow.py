@@ -1,10 +1,12 @@
 """Borrows one thread of a running process to call functions in it, and gives it back unchanged.
 
-The thread is stopped wherever it is, in user code or blocked in the kernel. Its registers, vector state and signal mask are
-saved; it then runs on a stack of our own (a fiber's or an alternate stack may be small) with every signal blocked. Control
-comes back at a marker system call, seen with PTRACE_SYSCALL: a breakpoint would be a SIGTRAP, which the kernel turns to
-its default action where the program ignores it. At the end the thread is brought into a plain ptrace-stop again before its
-registers are restored, because only from there the kernel restarts the system call that was interrupted.
+The thread is stopped wherever it is, in user code or blocked in the kernel. Its registers,
+vector state and signal mask are saved; it then runs on a stack of our own (a fiber's or an
+alternate stack may be small) with every signal blocked. Control comes back at a marker system
+call, seen with PTRACE_SYSCALL: a breakpoint would be a SIGTRAP, which the kernel turns to its
+default action where the program ignores it. At the end the thread is brought into a plain
+ptrace-stop again before its registers are restored, because only from there the kernel restarts
+the system call that was interrupted.
 """
 
 import contextlib
@@ -17,19 +19,35 @@ from typing import Final
 from reloader.errors.live import InjectionError, TargetGoneError
 from reloader.ids import U8, U64
 from reloader.live import ptrace
-from reloader.live.ptrace import R_ORIG_RAX, R_R8, R_R9, R_R10, R_RAX, R_RCX, R_RDI, R_RDX
-from reloader.live.ptrace import R_RIP, R_RSI, R_RSP
+from reloader.live.ptrace import (
+    R_ORIG_RAX,
+    R_R8,
+    R_R9,
+    R_R10,
+    R_RAX,
+    R_RCX,
+    R_RDI,
+    R_RDX,
+    R_RIP,
+    R_RSI,
+    R_RSP,
+)
 from reloader.live.threads import STOP_SECONDS, Tracee, reissue, thread_state
 
 SYS_MMAP, SYS_MUNMAP, SYS_CLOSE, SYS_GETPID = 9, 11, 3, 39
 PROT_RX, PROT_RW = 5, 3
 MAP_PRIVATE_ANONYMOUS: Final = 0x22
 AREA_SIZE: Final = 512 << 10  # a page of code, then the stack
-MARKER: Final = bytes.fromhex("4889c3b8270000000f05cc")  # mov %rax,%rbx; mov $39,%eax; syscall; int3
+MARKER: Final = bytes.fromhex(
+    "4889c3b8270000000f05cc"
+)  # mov %rax,%rbx; mov $39,%eax; syscall; int3
 MARKER_END: Final = len(MARKER) - 1  # rip while that system call is entered
 NO_CALL: Final = (1 << 64) - 1
 ALL_SIGNALS: Final = (1 << 64) - 1
 SYSCALL_STOP: Final = 0x80 | 5
+FATAL: Final = frozenset(
+    (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
+)
 CALL_FLAGS: Final = 0x202  # interrupts on; direction clear, as the ABI wants it at a call
 CALL_SECONDS: Final = 20.0
 FUNCTION_REGISTERS: Final = (R_RDI, R_RSI, R_RDX, R_RCX, R_R8, R_R9)
@@ -40,7 +58,7 @@ class BorrowedThread:
     """A seized and stopped thread that calls what we say."""
 
     def __init__(self, tracee: Tracee, syscall_addr: int) -> None:
-        """Save the state of a stopped thread; `syscall_addr` is any `syscall` instruction in the process."""
+        """Save a stopped thread's state; `syscall_addr` is any `syscall` instruction there."""
         self.tracee, self.pid, self.tid = tracee, tracee.pid, tracee.tid
         self._syscall_addr = syscall_addr
         self._saved = ptrace.empty_registers(1)[0]
@@ -137,7 +155,9 @@ class BorrowedThread:
         """Leave the system-call-stop: restarting is decided where signals are."""
         registers = self._saved.copy()
         registers[R_RIP], registers[R_ORIG_RAX] = self._syscall_addr, NO_CALL
-        registers[R_RAX] = SYS_GETPID  # should it run on before the stop, it makes a harmless call
+        registers[R_RAX] = (
+            SYS_GETPID  # should it run on before the stop, it makes a harmless call
+        )
         ptrace.set_registers(self.tid, registers)
         self.tracee.interrupt()
         ptrace.ptrace(ptrace.PTRACE_CONT, self.tid)
@@ -149,6 +169,11 @@ class BorrowedThread:
         while True:
             ptrace.ptrace(ptrace.PTRACE_SYSCALL, self.tid)
             status = self._await_stop(end)
+            if status >> 8 in FATAL:
+                ptrace.get_registers(self.tid, self._result)
+                at = int(self._result[R_RIP])
+                why = f"{signal.Signals(status >> 8).name} at {at:#x}"
+                raise InjectionError(self.pid, "a call", why)
             if status >> 8 & 0xFF != SYSCALL_STOP:
                 # SIGSTOP cannot be blocked: it is held back until the thread is given back
                 self._was_told_to_stop |= status >> 8 == signal.SIGSTOP

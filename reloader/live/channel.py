@@ -1,7 +1,8 @@
 """The command ring in the control region: what the agent is asked, and its answers.
 
-One daemon writes, one agent thread reads. Both sleep on futexes in the shared file, so no descriptor and no signal is needed.
-A daemon that was killed may leave commands behind; the agent answers them, and the next daemon waits for that first.
+One daemon writes, one agent thread reads. Both sleep on futexes in the shared file, so no
+descriptor and no signal is needed. A daemon that was killed may leave commands behind; the
+agent answers them, and the next daemon waits for that first.
 """
 
 import os
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reloader.errors.live import AgentBusyError, AgentCommandError, TargetGoneError
 from reloader.ids import U8, U64
@@ -32,9 +32,9 @@ class Channel:
     """Commands to the agent of one process."""
 
     def __init__(self, pid: int, control: U8, pidfd: int) -> None:
-        """Take the bytes of the control region and a descriptor that says whether the process lives."""
+        """Take the control region's bytes and a descriptor that tells the process's end."""
         self.pid, self._pidfd, self._bytes = pid, pidfd, control
-        self.header: NDArray[np.void] = control[: layout.CONTROL.itemsize].view(layout.CONTROL)
+        self.header = control[: layout.CONTROL.itemsize].view(layout.CONTROL)
         self._lock = threading.Lock()
 
     def field(self, name: str) -> int:
@@ -140,9 +140,7 @@ class Channel:
             ptrace.futex_wait(self._word("done_bell"), bell, min(left, SLICE))
 
     def _word(self, name: str) -> int:
-        fields = layout.CONTROL.fields
-        offset = int(fields[name][1]) if fields else 0
-        return int(self._bytes.ctypes.data) + offset
+        return int(self.header[name].ctypes.data)
 
 
 def open_pidfd(pid: int) -> int:

@@ -195,7 +195,7 @@ def name_word(
 
     Args:
         mappings: Of the process.
-        stacks: Index of the mapping that each thread's stack pointer is in -> thread.
+        stacks: Start of the mapping that each thread's stack pointer is in -> thread.
         addr: Of the word.
         value: What it holds.
         symbol: The variable at that address, if somebody knows.
@@ -203,7 +203,8 @@ def name_word(
     at = mapping_at(mappings, addr)
     if at is None:
         return Holder("memory", f"memory at {addr:#x}, unmapped meanwhile", addr, value)
-    mapping, tid = mappings[at], stacks.get(at, 0)
+    mapping = mappings[at]
+    tid = stacks.get(int(mapping.start), 0)
     if tid:
         return Holder("stack", f"stack of thread {tid} at {addr:#x}", addr, value, tid, symbol)
     if mapping.name == "[heap]":
@@ -216,10 +217,10 @@ def name_word(
 
 
 def stacks_of(mappings: list[Mapping], stopped: Stopped) -> dict[int, int]:
-    """Return the thread whose stack pointer is in each mapping, by the mapping's index."""
+    """Return the thread whose stack pointer is in each mapping, by the mapping's start."""
     rows = zip(stopped.tids, stopped.registers[:, RSP].tolist(), strict=True)
-    found = {mapping_at(mappings, rsp): tid for tid, rsp in rows}
-    return {at: tid for at, tid in found.items() if at is not None}
+    found = [(mapping_at(mappings, rsp), tid) for tid, rsp in rows]
+    return {int(mappings[at].start): tid for at, tid in found if at is not None}
 
 
 def describe(  # noqa: PLR0913, PLR0917  two columns of words, and what names them

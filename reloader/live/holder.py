@@ -1,7 +1,7 @@
 """Who keeps the arena's memfd: a small process, so that the target needs no descriptor of ours.
 
-A later daemon of the same user opens it again through /proc/HOLDER/fd. Opening the target's own /proc/PID/map_files would
-do as well, but needs privileges.
+A later daemon of the same user opens it again through /proc/HOLDER/fd. Opening the target's own
+/proc/PID/map_files would do as well, but needs privileges.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""Getting the agent into a process: preloaded at its start, or brought into one that already runs.
+"""Getting the agent into a process: preloaded at its start, or brought in while it runs.
 
-Preloaded (`prepare_spawn`, `adopt`): the client starts the program with our library and one end of a socket pair; the agent
-reports on it, and main() waits until `release`. Injected (`attach`): one thread is borrowed for some milliseconds; a memory
-file inside the process gets the agent's bytes and is opened by the program's own dlopen.
+Preloaded (`prepare_spawn`, `adopt`): the client starts the program with our library and one end
+of a socket pair; the agent reports on it, and main() waits until `release`. Injected
+(`attach`): one thread is borrowed for some milliseconds; a memory file inside the process gets
+the agent's bytes and is opened by the program's own dlopen.
 """
 
 import contextlib
@@ -10,39 +11,22 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from reloader.errors.live import (
-    AgentStartError,
-    AttachError,
-    HelloError,
-    InjectionError,
-    NoSafeThreadError,
-    TargetGoneError,
-)
-from reloader.ids import U8, U64
-from reloader.live import ptrace, sigframes, threads
-from reloader.live.borrow import BorrowedThread, find_syscall
+from reloader.errors.live import AgentStartError, HelloError, InjectionError
+from reloader.live.borrow import BorrowedThread
+from reloader.live.choose import Entrance, borrow_thread, survey
+from reloader.live.doctor import raise_obstacles
 from reloader.live.maps import arena_control, read_maps
-from reloader.live.modules import (
-    Module,
-    find_libc,
-    in_ranges,
-    loader_base,
-    read_module,
-    read_modules,
-    unsafe_ranges,
-)
 from reloader.live.process import Process, reattach
-from reloader.live.target import Mapping as MapRow
+from reloader.live.threads import first_in_line
 from stubs import layout
 
 HELLO_SECONDS: Final = 30.0
-TRIES: Final = 300
 RTLD_NOW: Final = 2
 SYS_MEMFD_CREATE, SYS_CLOSE = 319, 3
 MFD_CLOEXEC: Final = 1
@@ -54,7 +38,8 @@ def prepare_spawn(
 ) -> tuple[list[str], dict[str, str], int, int]:
     """Return argv, environment, the program's descriptor (to be inherited) and the daemon's.
 
-    The user's own LD_PRELOAD stays behind ours; the agent restores it exactly for the program's children.
+    The user's own LD_PRELOAD stays behind ours; the agent restores it exactly for the program's
+    children.
     """
     child, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child.set_inheritable(True)
@@ -124,59 +109,84 @@ def adopt(pid: int, sock: socket.socket) -> Adopted:
     return Adopted(process, sock)
 
 
-@dataclass(frozen=True, slots=True)
-class Entrance:
-    """What is known of a process before a thread of it is stopped."""
-
-    pid: int
-    maps: list[MapRow]
-    dlopen: int
-    dlerror: int
-    syscall: int  # address of a `syscall` instruction
-    unsafe: U64  # (r, 2) code in which locks are held
-    restorers: U64
-    start_offset: int  # of reloader_start in the agent
-
-
-def _reader(pid: int) -> "sigframes.Read":
-    def read(addr: int, size: int) -> U8:
-        out = np.empty(size, np.uint8)
-        done = ptrace.read_memory(pid, addr, out)
-        if done != size:
-            raise InjectionError(pid, "reading memory", f"{size} bytes at {addr:#x}")
-        return out
-
-    return read
+def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: bytes) -> int:
+    """Bring the agent's bytes in and open them as a library; return its load address."""
+    pid = entrance.pid
+    thread.write(thread.scratch, b"reloader-agent\0")
+    fd = thread.syscall(SYS_MEMFD_CREATE, thread.scratch, MFD_CLOEXEC)
+    if fd < 0:
+        raise InjectionError(pid, "memfd_create", os.strerror(-fd))
+    try:
+        with open(f"/proc/{pid}/fd/{fd}", "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(agent)
+        thread.write(thread.scratch, f"/proc/self/fd/{fd}\0".encode())
+        handle = thread.call(entrance.dlopen, thread.scratch, RTLD_NOW)
+        if not handle:
+            raise InjectionError(pid, "dlopen", _last_dl_error(thread, entrance))
+        return int.from_bytes(thread.read(handle, 8), "little")  # link_map.l_addr
+    finally:
+        thread.syscall(SYS_CLOSE, fd)
 
 
-def _agent_start_offset(agent: bytes) -> int:
-    """Return where reloader_start is in our own library, relative to its load address."""
-    content = np.frombuffer(agent, np.uint8)
-    module = read_module(lambda addr, size: content[addr : addr + size], "agent", 0, len(agent))
-    return module.address(b"reloader_start")
-
-
-def survey(pid: int, agent: bytes) -> Entrance:
-    """Find out everything that can be known while the process runs."""
-    maps, read = read_maps(pid), _reader(pid)
-    modules = read_modules(maps, read)
-    libc = find_libc(modules)
-    if libc is None:
-        raise AttachError(pid, ["it has no GNU C library: static and musl programs cannot be entered"])
-    dlopen, dlerror = libc.address(b"dlopen"), libc.address(b"dlerror")
-    code = next(m for m in maps if libc.start <= m.start < libc.end and "x" in m.protection)
-    return Entrance(
-        pid,
-        maps,
-        dlopen or _elsewhere(modules, b"dlopen"),
-        dlerror or _elsewhere(modules, b"dlerror"),
-        find_syscall(read, code.start, code.end),
-        unsafe_ranges(modules, loader_base(pid)),
-        sigframes.find_restorers(maps, read),
-        _agent_start_offset(agent),
+def _last_dl_error(thread: BorrowedThread, entrance: Entrance) -> str:
+    text = thread.call(entrance.dlerror) if entrance.dlerror else 0
+    return (
+        thread.read(text, 300).split(b"\0")[0].decode("utf-8", "replace")
+        if text
+        else "no reason"
     )
 
 
-def _elsewhere(modules: Sequence[Module], name: bytes) -> int:
-    """Return a symbol of any other module: before glibc 2.34 dlopen lived in libdl."""
-    return next((m.address(name) for m in modules if m.address(name)), 0)
+def _start_agent(thread: BorrowedThread, entrance: Entrance, base: int) -> tuple[int, int]:
+    """Run reloader_start inside; return our own descriptor of the memfd, and its size."""
+    params = np.zeros(1, layout.PARAMS)
+    params["injected"] = 1
+    thread.write(thread.scratch, params.tobytes())
+    thread.call(base + entrance.start_offset, thread.scratch)
+    raw = thread.read(thread.scratch, layout.PARAMS.itemsize)
+    result = np.frombuffer(raw, layout.PARAMS)[0]
+    fd = int(result["memfd"])
+    if int(result["status"]) or fd < 0:
+        raise AgentStartError(entrance.pid, int(result["status"]), int(result["error"]))
+    try:
+        ours = os.open(f"/proc/{entrance.pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        thread.syscall(SYS_CLOSE, fd)
+    return ours, int(result["file_size"])
+
+
+@contextlib.contextmanager
+def _borrowed(entrance: Entrance) -> Generator[BorrowedThread]:
+    thread = borrow_thread(entrance)
+    try:
+        thread.prepare()
+        yield thread
+    finally:
+        thread.give_back()
+
+
+def attach(pid: int) -> Process:
+    """Enter a process that knows nothing of us, or take it over from a daemon that has ended.
+
+    Raises:
+        AttachError: Something stands in the way; it carries every reason and remedy.
+        NoSafeThreadError: Every thread was inside the allocator or the loader, each time.
+        InjectionError: A step inside the process failed; it goes on as before.
+        AgentStartError: The agent could not set itself up.
+        AlreadyAttachedError: Another daemon works on it.
+    """
+    if arena_control(read_maps(pid)) is not None:
+        return reattach(pid)
+    raise_obstacles(pid)
+    agent = layout.agent_path().read_bytes()
+    entrance = survey(pid, agent)
+    with first_in_line():
+        started = time.perf_counter_ns()
+        with _borrowed(entrance) as thread:
+            base = _load_agent(thread, entrance, agent)
+            memfd, size = _start_agent(thread, entrance, base)
+        pause_us = (time.perf_counter_ns() - started) / 1e3
+    process = Process(pid, memfd, size)
+    process.clock.last_us = pause_us
+    process.claim()
+    return process

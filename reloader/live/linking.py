@@ -63,8 +63,7 @@ def link_transaction(
         ),
     )
     flips = plan_flips(graph, program)
-    names = [graph.symbols.name[row] for row in flips.symbol.tolist()]
-    redirects, redirected = plan_entries(program, flips, names)
+    redirects, redirected = plan_entries(program, flips)
     return Plan(
         graph=graph,
         data=data,

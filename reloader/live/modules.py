@@ -1,6 +1,9 @@
-"""The shared libraries of a running process, read from its memory: works when files are deleted or in another mount namespace.
+"""The shared libraries of a running process, read from its memory.
 
-Two questions are asked: where is `dlopen`, and which code must a thread not be in when we borrow it.
+So it works when files are deleted or in another mount namespace.
+
+Two questions are asked: where is `dlopen`, and which code must a thread not be in when we
+borrow it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -94,11 +97,28 @@ def read_module(read: Read, name: str, start: int, end: int) -> Module:
         rows = read(at(DT_SYMTAB), count * SYM.itemsize).view(SYM)
         strings = read(at(DT_STRTAB), table[DT_STRSZ]).tobytes()
         rows = rows[rows["st_shndx"] != 0]
-        columns = (rows["st_name"].tolist(), rows["st_value"].tolist(), rows["st_size"].tolist())
+        columns = (
+            rows["st_name"].tolist(),
+            rows["st_value"].tolist(),
+            rows["st_size"].tolist(),
+        )
         for offset, value, size in zip(*columns, strict=True):
             text = strings[offset : strings.index(b"\0", offset)]
             symbols.setdefault(text, (bias + value, size))
     return Module(name, start, end, bias, symbols)
+
+
+def loaded_image(content: U8) -> U8:
+    """Return an ELF file's bytes as they stand in memory when it is loaded at 0."""
+    header = content[: EHDR.itemsize].view(EHDR)[0]
+    start = int(header["e_phoff"])
+    phdrs = content[start : start + int(header["e_phnum"]) * PHDR.itemsize].view(PHDR)
+    loads = phdrs[phdrs["p_type"] == PT_LOAD]
+    image = np.zeros(int((loads["p_vaddr"] + loads["p_memsz"]).max()), np.uint8)
+    for row in loads:
+        at, offset, size = int(row["p_vaddr"]), int(row["p_offset"]), int(row["p_filesz"])
+        image[at : at + size] = content[offset : offset + size]
+    return image
 
 
 def read_modules(maps: Sequence[Mapping], read: Read) -> list[Module]:
@@ -141,7 +161,9 @@ def _allocator_range(module: Module) -> tuple[int, int]:
     inside = sorted(module.symbols[n][0] for n in ALLOCATOR if n in module.symbols)
     names = set(ALLOCATOR)
     others = sorted(
-        (a, a + s) for n, (a, s) in module.symbols.items() if n not in names and s and b"alloc" not in n
+        (a, a + s)
+        for n, (a, s) in module.symbols.items()
+        if n not in names and s and b"alloc" not in n
     )
     below = max((end for addr, end in others if addr < inside[0]), default=module.start)
     above = min((addr for addr, _ in others if addr > inside[-1]), default=module.end)
@@ -149,7 +171,7 @@ def _allocator_range(module: Module) -> tuple[int, int]:
 
 
 def unsafe_ranges(modules: Sequence[Module], loader: int) -> U64:
-    """Return (r, 2) code ranges in which a thread may hold a lock of the allocator or the loader."""
+    """Return (r, 2) code ranges in which a thread may hold a lock that dlopen wants."""
     ranges: list[tuple[int, int]] = []
     libc = find_libc(modules)
     for module in modules:

@@ -1,8 +1,8 @@
-"""Process: a real target. Memory by process_vm_*, threads by ptrace, everything else by the agent."""
+"""Process: a real target. Memory by process_vm_*, threads by ptrace, the rest by the agent."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Process:
         return self.clock.last_us
 
     def claim(self) -> None:
-        """Write into the header that this daemon works on the process, and start the holder if there is none.
+        """Say in the header that this daemon works on the process; start the holder if there is none.
 
         Raises:
             AlreadyAttachedError: Another daemon that still lives does.
@@ -130,11 +130,11 @@ class Process:
         return read_maps(self.pid)
 
     def stop(self) -> AbstractContextManager[StoppedProcess]:
-        """Stop every thread; on leaving, all go on and interrupted system calls are re-issued."""
+        """Stop every thread; on leaving all go on, interrupted system calls are re-issued."""
         return self._stop()
 
     @contextlib.contextmanager
-    def _stop(self) -> Iterator[StoppedProcess]:
+    def _stop(self) -> Generator[StoppedProcess]:
         maps = self.maps()
         restorers = self._find_restorers(maps)
         with threads.stopped(self.pid, self.clock, StoppedProcess) as stop:
@@ -171,7 +171,7 @@ class Process:
             raise TargetGoneError(self.pid) from error
 
     def _find_restorers(self, maps: list[Mapping]) -> U64:
-        """Return where signal handlers return to; looked up again only when libraries changed."""
+        """Return where signal handlers return to; looked up again when libraries changed."""
         code = [row for row in maps if "x" in row.protection]
         if code != self._restorers[0]:
             self._restorers = (code, sigframes.find_restorers(code, self.read))

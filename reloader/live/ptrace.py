@@ -1,7 +1,8 @@
 """The kernel calls that Python does not offer: ptrace, futex, process_vm_*, pidfds.
 
-Each function here is one system call with its error turned into OSError; what they are used for stands in
-`threads.py`, `inject.py` and `process.py`. ptrace belongs to the calling thread: whoever seized must also detach.
+Each function here is one system call with its error turned into OSError; what they are used for
+stands in `threads.py`, `inject.py` and `process.py`. ptrace belongs to the calling thread:
+whoever seized must also detach.
 """
 
 import ctypes
@@ -98,7 +99,7 @@ def set_registers(tid: int, registers: U64) -> None:
 
 
 def get_vector_state(tid: int) -> bytes:
-    """Return the x87, SSE, AVX and further state of a stopped thread, as the kernel lays it out."""
+    """Return a stopped thread's x87, SSE, AVX and further state in the kernel's layout."""
     space = ctypes.create_string_buffer(16384)
     part = IoVec(ctypes.addressof(space), len(space))
     ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(part))
@@ -145,7 +146,7 @@ def write_memory(pid: int, addr: int, data: bytes) -> int:
 
 
 def futex_wait(word_addr: int, expected: int, seconds: float) -> None:
-    """Sleep until somebody wakes the word (in our memory), it changed already, or time is up."""
+    """Sleep until the word (in our memory) is woken or has changed, or time is up."""
     limit = _TimeSpec(int(seconds), int(seconds % 1 * 1e9))
     _syscall(
         ctypes.c_long(SYS_FUTEX), ctypes.c_void_p(word_addr), ctypes.c_long(FUTEX_WAIT),

@@ -3,10 +3,10 @@
 A proof is one pass over everything under one stop of all threads: registers, stacks, memory. It
 is only tried when a pass over the running process found nothing (which proves nothing, since a
 pointer can move behind the reader; but one that stays is found without a pause), and only if it
-is expected to end within the bound; it gives up at the bound. To look only at what changed since
-the first pass would need a kernel that tells it (soft-dirty pages, or a userfaultfd inside the
-process); without, a process with more memory than fits the bound keeps its old generations, and
-the report says so.
+is expected to end within the bound; it gives up at the bound. To look only at what has changed
+since the first pass would need a kernel that tells it (soft-dirty pages, or a userfaultfd in
+the process); without, a process with more memory than fits the bound keeps its old generations,
+and the report says so.
 
 A word anywhere keeps what it points into, that keeps what its code refers to, and old data that
 is kept keeps what its words point to. What remains is unreachable and stays so: nobody is left
@@ -109,7 +109,8 @@ class Retirer:
         self.stop_us_total = self.stop_us_longest = 0.0
         self._vetoes = 0
         self._last = -np.inf
-        self._rate = 0.0  # bytes a second, the best seen: slower ones waited for a processor
+        # bytes a second, the best seen: slower passes waited for a processor
+        self.rate = 0.0
         self._guard: int | None = None
 
     def add(self, retirement: Retirement) -> None:
@@ -161,8 +162,8 @@ class Retirer:
             report.holders = [holder for _, holder in ours] + report.holders
             if len(sight.pinned) == len(self.waiting):
                 return report
-            self._rate = max(self._rate, sight.hits.scanned_size / sight.hits.seconds)
-            expected_ms = sight.hits.scanned_size / self._rate * 1e3
+            self.rate = max(self.rate, sight.hits.scanned_size / sight.hits.seconds)
+            expected_ms = sight.hits.scanned_size / self.rate * 1e3
             if expected_ms > self.policy.max_stop_ms:
                 return self._too_large(report, expected_ms)
             sight = self._look_stopped(target, memory, ranges, known)

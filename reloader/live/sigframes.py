@@ -1,8 +1,9 @@
 """Program counters hidden in signal frames.
 
-A thread inside a signal handler will return into whatever it was interrupted in. The kernel put that program counter on
-the stack: a return address that points at the C library's `__restore_rt`, followed by a ucontext (x86-64 kernel ABI,
-`struct rt_sigframe`). So: find the restorers once by their bytes, then look for their addresses on the stacks.
+A thread inside a signal handler will return into whatever it was interrupted in. The kernel put
+that program counter on the stack: a return address that points at the C library's
+`__restore_rt`, followed by a ucontext (x86-64 kernel ABI, `struct rt_sigframe`). So: find the
+restorers once by their bytes, then look for their addresses on the stacks.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +76,8 @@ def interrupted_counters(
 ) -> U64:
     """Return (p,) the program counter of every signal frame on the given stacks.
 
-    A handler on an alternate stack left another stack behind: its pointer is in the frame, so that one is looked at too.
+    A handler on an alternate stack left another stack behind: its pointer is in the frame, so
+    that one is looked at too.
     """
     if not restorers.size:
         return np.empty(0, np.uint64)

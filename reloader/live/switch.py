@@ -5,21 +5,20 @@ in a circle; and a slot must not flip if the jumps turn out to be impossible. So
 of all threads, after its checks have passed. Without, the stores alone do it and nobody is stopped.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from reloader.ids import I32
+from reloader.elf.image import Image
+from reloader.ids import I32, U64, Bool, SlotId
 from reloader.live.commit import flip
 from reloader.live.patching import RedirectResult, apply_redirects
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
-from reloader.live.redirect import RedirectPlan, plan_redirects
-from reloader.live.surroundings import call_sites, surroundings
+from reloader.live.redirect import RedirectPlan, plan_redirects, survey
+from reloader.live.surroundings import surroundings, with_callers
 
 
 def plan_entries(
-    program: Program, flips: Flips, names: Sequence[bytes]
+    program: Program, flips: Flips
 ) -> tuple[RedirectPlan | None, list[int]]:
     """Plan the jumps for functions of the executable that change for the first time.
 
@@ -32,15 +31,25 @@ def plan_entries(
     """
     original = np.array([program.table.original[slot] for slot in flips.slot], np.uint64)
     fresh = np.array([int(slot) not in program.redirects for slot in flips.slot], np.bool_)
-    rows = np.flatnonzero(fresh & program.image.in_code(original))
+    rows = np.flatnonzero(fresh & in_code(program.image, original))
     if not len(rows):
         return None, []
     slots: I32 = flips.slot[rows]
-    stubs = np.array([program.target.arena.stub_addr(int(s)) for s in slots], np.uint64)
+    stubs = np.array([program.target.arena.stub_addr(SlotId(int(s))) for s in slots], np.uint64)
     functions = surroundings(program, original[rows], stubs)
-    plan = plan_redirects(functions, program.target.read, call_sites(program, functions))
+    plan, refusals = survey(functions, program.target.read)
+    if refusals:
+        names = [refusal.name for refusal in refusals]
+        functions, calls = with_callers(program, functions, names)
+        plan = plan_redirects(functions, program.target.read, calls)
     slot_of_stub = dict(zip(stubs.tolist(), slots.tolist(), strict=True))
     return plan, [slot_of_stub.get(stub, -1) for stub in functions.stub_addr.tolist()]
+
+
+def in_code(image: Image, addrs: U64) -> Bool:
+    """Return which addresses are in the executable's own code."""
+    start, end = image.executable[:, 0], image.executable[:, 1]
+    return ((addrs[:, None] >= start) & (addrs[:, None] < end)).any(axis=1)
 
 
 def flip_and_redirect(program: Program, plan: Plan) -> RedirectResult | None:

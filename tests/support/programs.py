@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,7 @@ def _built(name: str, variant: str, recipe: Recipe) -> BuiltProgram:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     """Let one process at a time in; the kernel drops the lock of one that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -162,7 +162,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _sorted(paths: Iterator[Path]) -> list[Path]:
+def _sorted(paths: Iterable[Path]) -> list[Path]:
     return sorted(path.resolve() for path in paths)
 
 

@@ -1,22 +1,22 @@
-"""A real process of our own to patch and to scan: compiled, stopped by ptrace, no agent in it."""
+"""A real process to patch and to scan: compiled, stopped by ptrace, no agent in it."""
 
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from reloader.ids import NO_ADDR, U8, U64, Addr
+from reloader.ids import NO_ADDR, U8, U64, Addr, Region, SlotId
 from reloader.live import ptrace
 from reloader.live.maps import read_maps
 from reloader.live.redirect import OriginalFunctions
-from reloader.live.target import Mapping
+from reloader.live.target import Allocation, Arena, Mapping
 
 
 @dataclass(slots=True)
@@ -44,6 +44,31 @@ class Stop:
         return np.concatenate([self.registers[:, ptrace.R_RIP], extra])
 
 
+class Notes:
+    """An arena that writes down what it is told; its code reads as zeros."""
+
+    def __init__(self) -> None:
+        self.slots = np.zeros(16, np.uint64)
+        self.page_size = 4096
+        self.freed: list[Allocation] = []
+
+    def allocate(self, region: Region, size: int) -> Allocation:
+        raise AssertionError((region, size))
+
+    def free(self, allocation: Allocation) -> None:
+        self.freed.append(allocation)
+
+    def view(self, addr: Addr, size: int) -> U8:
+        assert addr
+        return np.zeros(size, np.uint8)
+
+    def stub_addr(self, slot: SlotId) -> Addr:
+        return Addr(int(slot) * 16)
+
+    def slot_addr(self, slot: SlotId) -> Addr:
+        return Addr(int(slot) * 8)
+
+
 class Child:
     """A child process that stops, reads and is written like a Target."""
 
@@ -57,6 +82,24 @@ class Child:
         self.stops = 0
         self.extra: list[list[int]] = []  # further program counters of the next stops
         self.fail_at = -1
+        self.notes = Notes()
+        self.arena: Arena = self.notes
+        self.told: list[str] = []
+
+    def write_data(self, addr: Addr, data: bytes) -> None:
+        assert ptrace.write_memory(self.pid, addr, data) == len(data)
+
+    def resolve(self, names: Sequence[bytes]) -> U64:
+        return np.zeros(len(names), np.uint64)
+
+    def call(self, function: Addr, *arguments: int, timeout: float = 10.0) -> int:
+        raise AssertionError((function, arguments, timeout))
+
+    def synchronise(self) -> None:
+        self.told.append("synchronise")
+
+    def discard(self, allocations: Sequence[Allocation]) -> None:
+        self.told.append(f"discard {len(allocations)}")
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -87,10 +130,10 @@ class Child:
         return read_maps(self.pid)
 
     def _tids(self) -> list[int]:
-        return sorted(int(name) for name in os.listdir(f"/proc/{self.pid}/task"))
+        return sorted(int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
 
     @contextmanager
-    def stop(self) -> Iterator[Stop]:
+    def stop(self) -> Generator[Stop]:
         begun = time.perf_counter()
         pending = {tid: self._halt(tid) for tid in self._tids()}
         registers = ptrace.empty_registers(len(pending))
@@ -132,7 +175,8 @@ def compiled(folder: Path, source: str, *flags: str) -> Path:
     text = folder / ("program.s" if source.startswith("\t.") else "program.c")
     text.write_text(source)
     program = folder / "program"
-    subprocess.run(["gcc", *flags, "-pthread", "-o", program, text], check=True)
+    command = ["gcc", *flags, "-pthread", "-o", str(program), str(text)]
+    subprocess.run(command, check=True)
     return program
 
 
@@ -142,7 +186,10 @@ _NM = re.compile(r"([0-9a-f]+) (?:([0-9a-f]+) )?(\w) (\S+)")
 def symbols(program: Path) -> list[tuple[int, int, str, str]]:
     """Return (address, size, name, letter of its kind) of every symbol, by address."""
     text = subprocess.run(
-        ["nm", "-nS", program], check=True, capture_output=True, text=True
+        ["nm", "-nS", program],  # noqa: S607  the system's, wherever it is
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     rows = [match.groups() for match in map(_NM.match, text.splitlines()) if match]
     return [

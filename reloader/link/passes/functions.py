@@ -14,7 +14,7 @@ from typing import Any, Final
 import capstone
 import numpy as np
 
-from reloader.arch.base import Architecture
+from reloader.arch.base import Architecture, Table
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup
@@ -83,11 +83,10 @@ def content_fields(graph: LinkGraph) -> I64:
 def branch_edges(graph: LinkGraph, arch: Architecture) -> Bool:
     """Return (e,) which edges are the field of a call or jump."""
     blocks, edges = graph.blocks, graph.edges
-    kinds = arch.kinds[edges.kind]
-    code = blocks.region[edges.block] == Region.CODE
-    suspect = code & kinds["pc"] & (kinds["width"] == 4) & ~kinds["branch"]
-    branch = kinds["branch"].copy()
-    rows = np.flatnonzero(suspect & (kinds["table"] == 0))
+    kinds = arch.kinds
+    plain = kinds["pc"] & (kinds["width"] == 4) & ~kinds["branch"] & (kinds["table"] == 0)
+    rows = np.flatnonzero(plain[edges.kind] & (blocks.region[edges.block] == Region.CODE))
+    branch = kinds["branch"][edges.kind]
     branch[rows] = arch.is_branch(graph.content, content_fields(graph)[rows])
     return branch
 
@@ -129,6 +128,7 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
     symbol = _find(starts, _key(block, np.maximum(target, 0)))
     rows = np.flatnonzero((symbol != NO_ROW) & (target >= 0))
     rows = rows[_not_an_edge(graph, _key(block[rows], offset[rows]))]
+    rows = rows[~np.isin(_key(block[rows], target[rows]), _base_labels(graph, arch))]
     rows = rows[_confirmed(graph, arch, starts, block[rows], offset[rows])]
     append_edges(
         graph,
@@ -139,6 +139,19 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
         symbol=symbol[rows],
         addend=-FIELD_TO_NEXT,
     )
+
+
+def _base_labels(graph: LinkGraph, arch: Architecture) -> I64:
+    """Return the places that code of the large model takes to find its GOT from.
+
+    `lea .L(%rip), %r15; movabs $_GLOBAL_OFFSET_TABLE_ - .L, %r11` means the label itself, and a
+    compiler puts it at the very start of a function.
+    """
+    edges, kinds = graph.edges, arch.kinds
+    base = kinds["pc"] & ((kinds["table"] == Table.GOT_BASE) | (kinds["width"] == 8))
+    rows = np.flatnonzero(base[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE))
+    label = edges.offset[rows].astype(np.int64) - edges.addend[rows]
+    return _key(edges.block[rows], np.maximum(label, 0))
 
 
 def lea_candidates(graph: LinkGraph, arch: Architecture) -> tuple[I32, I64]:
@@ -157,23 +170,45 @@ def lea_candidates(graph: LinkGraph, arch: Architecture) -> tuple[I32, I64]:
 
 
 def _not_an_edge(graph: LinkGraph, key: I64) -> Bool:
-    """Return which places have no edge yet."""
-    return ~np.isin(key, _key(graph.edges.block, graph.edges.offset))
+    """Return which places have no edge yet; searching the sorted edges beats `np.isin`."""
+    edges = _key(graph.edges.block, graph.edges.offset)
+    if not len(edges):
+        return np.ones(len(key), np.bool_)
+    at = np.minimum(np.searchsorted(edges, key), len(edges) - 1)
+    return edges[at] != key
+
+
+def _boundaries(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]) -> I64:
+    """Return sorted places where an instruction surely begins.
+
+    These are the starts of functions, and the ends of relocated instructions whose form says
+    that nothing follows the field. Decoding from the nearest one is some tens of bytes.
+    """
+    edges = graph.edges
+    kinds = arch.kinds
+    plain = kinds["pc"] & (kinds["width"] == FIELD_TO_NEXT)
+    rows = np.flatnonzero(
+        plain[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE)
+    )
+    field = content_fields(graph)[rows]
+    rows = rows[arch.ends_instruction(graph.content, field)]
+    ends = _key(edges.block[rows], edges.offset[rows]) + FIELD_TO_NEXT
+    return np.sort(np.concatenate([starts[0], ends]))
 
 
 def _confirmed(
     graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32], block: I32, offset: I64
 ) -> Bool:
-    """Return which fields end an instruction, decoding from the start of the function around.
+    """Return which fields end an instruction, decoding from the nearest sure boundary.
 
-    One decoding pass serves all candidates of a function.
+    One decoding pass serves all candidates after a boundary.
     """
-    places = starts[0]
-    around = np.searchsorted(places, _key(block, offset), side="right") - 1
-    begin = np.where(around >= 0, places[np.maximum(around, 0)], -1)
-    same = (begin >> 32) == block
-    first = np.where(same, begin & 0xFFFF_FFFF, 0)
     good = np.zeros(len(block), np.bool_)
+    if not len(block):
+        return good
+    places = _boundaries(graph, arch, starts)
+    around = places[np.searchsorted(places, _key(block, offset), side="right") - 1]
+    first = np.where((around >> 32) == block, around & 0xFFFF_FFFF, 0)
     decoder = capstone.Cs(*arch.capstone)
     for group in _groups(_key(block, first)):
         data = graph.block_bytes(int(block[group[0]]))

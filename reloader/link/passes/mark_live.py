@@ -81,9 +81,9 @@ def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
     A pc-relative field of code counts from the end of its instruction, thus from the field's.
     """
     edges, symbols = graph.edges, graph.symbols
-    kinds = arch.kinds[edges.kind]
+    counts = np.where(arch.kinds["pc"], arch.kinds["width"], 0).astype(np.int64)
     from_code = graph.blocks.region[edges.block] == Region.CODE
-    adjust = np.where(kinds["pc"] & from_code, kinds["width"], 0).astype(np.int64)
+    adjust = np.where(from_code, counts[edges.kind], 0)
     return symbols.reloadable[edges.symbol] & (edges.addend + adjust == 0)
 
 

@@ -21,7 +21,7 @@ from reloader.elf.object import ObjectFile
 from reloader.ids import I64, U8
 
 _STT_FUNC: Final = 2
-_LOOK_AHEAD: Final = 12  # instructions after a `lea` in which its use is looked for
+_LOOK_AHEAD: Final = 24  # instructions after an address was taken in which its use is sought
 
 
 class How(IntEnum):
@@ -34,14 +34,22 @@ class How(IntEnum):
     UNKNOWN = 4  # not decoded; may mean anything
 
 
+class Use(IntEnum):
+    """What becomes of an address that an instruction puts into a register."""
+
+    UNKNOWN = 0
+    ACCESS = 1  # memory is read or written through it
+    COMPARED = 2  # with another address: a loop's end or start
+
+
 @dataclass(frozen=True, slots=True)
 class Operand:
     """One relocated field."""
 
     how: How
     tail: int  # bytes from the field to the end of its instruction
-    # for ADDRESS: where the first access through the register goes, counted from it, if it shows
-    reach: int | None = None
+    use: Use = Use.UNKNOWN
+    reach: int = 0  # for ACCESS: where it goes, counted from the address
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,10 +162,16 @@ class Code:
         tail = function.at[row] + function.size[row] - field
         inner = field - function.at[row]
         how = _how(instruction, inner)
-        if how != How.ADDRESS or instruction.id != x86.X86_INS_LEA:
+        if how != How.ADDRESS:
             return Operand(how, tail)
-        register = int(instruction.operands[0].reg)
-        return Operand(how, tail, self.reach(section, function, row + 1, register))
+        if instruction.id == x86.X86_INS_CMP:
+            return Operand(how, tail, Use.COMPARED)
+        target = instruction.operands[0] if instruction.operands else None
+        sets = instruction.id in {x86.X86_INS_LEA, x86.X86_INS_MOV, x86.X86_INS_MOVABS}
+        if target is None or not sets or target.type != x86.X86_OP_REG:
+            return Operand(how, tail)
+        register = _stem(str(instruction.reg_name(target.reg)))
+        return Operand(how, tail, *self.use(section, function, row + 1, register))
 
     def detail(self, section: int, function: Function, row: int) -> Any:  # noqa: ANN401  untyped library
         """Return capstone's full record of one decoded instruction."""
@@ -165,47 +179,76 @@ class Code:
         code = self.plain(section)[at : at + size].tobytes()
         return cast("Any", next(iter(self.full.disasm(code, at))))
 
-    def reach(self, section: int, function: Function, row: int, register: int) -> int | None:
-        """Return the distance of the first access through a register that a `lea` has set.
+    def use(
+        self, section: int, function: Function, row: int, register: str
+    ) -> tuple[Use, int]:
+        """Return (use, reach) of an address that a register holds.
 
-        An access at or after the address is inside the variable that starts there, one before it
-        inside the variable that ends there. Followed only as far as the register surely holds
-        the address: up to the next branch, call or overwriting.
+        Followed along the path on which no branch is taken, through copies to other
+        registers, as far as one of them surely holds the address.
         """
+        holding = {register}
         for index in range(row, min(row + _LOOK_AHEAD, len(function.at))):
             instruction = self.detail(section, function, index)
-            for operand in instruction.operands:
-                if operand.type != x86.X86_OP_MEM or instruction.id == x86.X86_INS_LEA:
-                    continue
-                base, index, disp = operand.mem.base, operand.mem.index, int(operand.mem.disp)
-                if register == base and not index:
-                    return disp
-                if register == base or (register == index and operand.mem.scale == 1):
-                    return disp if disp >= 0 else None  # `a[i-1]` is inside `a`
-            if any(instruction.group(g) for g in _LEAVES) or _writes(instruction, register):
-                return None
-        return None
+            found = _access(instruction, holding)
+            if found is not None:
+                return found
+            if instruction.id in _COMPARES and len(_read(instruction) & holding) == 1:
+                return Use.COMPARED, 0
+            if instruction.group(x86.X86_GRP_CALL):
+                holding &= _SURVIVE_CALLS
+            elif instruction.id == x86.X86_INS_JMP or instruction.group(x86.X86_GRP_RET):
+                break
+            holding = _after(instruction, holding)
+            if not holding:
+                break
+        return Use.UNKNOWN, 0
 
 
-_LEAVES: Final = (x86.X86_GRP_CALL, x86.X86_GRP_JUMP, x86.X86_GRP_RET)
+_COMPARES: Final = (x86.X86_INS_CMP, x86.X86_INS_SUB)
+_SURVIVE_CALLS: Final = frozenset({"b", "bp", "r12", "r13", "r14", "r15"})  # as `_stem` names them
 
 
-def _writes(instruction: Any, register: int) -> bool:  # noqa: ANN401  untyped library
-    _, written = instruction.regs_access()
-    name = str(instruction.reg_name(register))
-    own = {register} | {reg for reg in written if _same(str(instruction.reg_name(reg)), name)}
-    return any(reg in own for reg in written)
+def _stem(name: str) -> str:
+    """Return one name for all parts of a general register: `a` for rax, eax, ax, al."""
+    if name[:1] == "r" and name[1:2].isdigit():
+        return name.rstrip("dwb")
+    return name.lstrip("re").rstrip("lhx")
 
 
-def _same(one: str, other: str) -> bool:
-    """Return whether two names mean parts of one general register: `eax`, `rax`; `r8d`, `r8`."""
+def _names(instruction: Any, registers: Any) -> set[str]:  # noqa: ANN401  untyped library
+    return {_stem(str(instruction.reg_name(register))) for register in registers}
 
-    def stem(name: str) -> str:
-        if name[:1] == "r" and name[1:2].isdigit():
-            return name.rstrip("dwb")
-        return name.lstrip("re").rstrip("lhx")
 
-    return stem(one) == stem(other)
+def _read(instruction: Any) -> set[str]:  # noqa: ANN401  untyped library
+    return _names(instruction, instruction.regs_access()[0])
+
+
+def _access(instruction: Any, holding: set[str]) -> tuple[Use, int] | None:  # noqa: ANN401
+    """Return the access an instruction makes through one of some registers."""
+    for operand in instruction.operands:
+        if operand.type != x86.X86_OP_MEM or instruction.id == x86.X86_INS_LEA:
+            continue
+        memory, disp = operand.mem, int(operand.mem.disp)
+        base = _names(instruction, [memory.base] if memory.base else [])
+        index = _names(instruction, [memory.index] if memory.index else [])
+        if base & holding and not index:
+            return Use.ACCESS, disp
+        if base & holding or (index & holding and memory.scale == 1):
+            # `a[i-1]` is inside `a`, but looks like the array before it
+            return (Use.ACCESS, disp) if disp >= 0 else (Use.UNKNOWN, 0)
+    return None
+
+
+def _after(instruction: Any, holding: set[str]) -> set[str]:  # noqa: ANN401
+    """Return the registers that hold the address after an instruction."""
+    left = holding - _names(instruction, instruction.regs_access()[1])
+    if instruction.id == x86.X86_INS_MOV and len(instruction.operands) == 2:
+        target, source = instruction.operands
+        if target.type == source.type == x86.X86_OP_REG and target.size == 8:
+            copied = _names(instruction, [source.reg]) & holding
+            left |= _names(instruction, [target.reg]) if copied else set()
+    return left
 
 
 def _how(instruction: Any, inner: int) -> How:  # noqa: ANN401  untyped library

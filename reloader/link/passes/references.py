@@ -21,7 +21,7 @@ from reloader.arch.base import Architecture, Table
 from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, U64, Bool
 from reloader.link.passes.alignment import Match, Matches
-from reloader.link.passes.operands import Code, How, Operand, field_widths
+from reloader.link.passes.operands import Code, How, Operand, Use, field_widths
 from reloader.link.passes.pair_variables import Variables
 
 _STT_SECTION: Final = 3
@@ -272,15 +272,24 @@ class Binder:
             return None
         if len({self.cls[v] for v in candidates}) == 1:
             return candidates[0]
-        reach = self.new.operand(row).reach
-        if reach is not None:
-            left = [v for v in candidates if self.start[v] <= target + reach < self.end[v]]
-            if len({self.cls[v] for v in left}) == 1:
-                return left[0]
-        left = self.as_before(row, target, candidates)
+        left = self.as_used(row, target, candidates) or self.as_before(row, target, candidates)
         if left and len({self.cls[v] for v in left}) == 1:
             return left[0]
         return self.never_an_end(row, target, candidates)
+
+    def as_used(self, row: int, target: int, candidates: list[int]) -> list[int]:
+        """Return the candidates that agree with what the function does with the address.
+
+        An access is inside its variable. A comparison is with the end of an array that the
+        function walks, or with its start if it walks down.
+        """
+        operand = self.new.operand(row)
+        if operand.use == Use.ACCESS:
+            place = target + operand.reach
+            return [v for v in candidates if self.start[v] <= place < self.end[v]]
+        if operand.use == Use.COMPARED:
+            return [v for v in candidates if self.uses(row, v)]
+        return []
 
     def as_before(self, row: int, target: int, candidates: list[int]) -> list[int]:
         """Return the candidates that the same reference of the live version agrees with."""

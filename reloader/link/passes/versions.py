@@ -57,7 +57,7 @@ class Version:
     flags: I64  # (s,) sh_flags
     size: I64  # (s,) sh_size
     start: I64  # (s,) file offset of the section's bytes; NO_ROW: all zero
-    masked: bytes  # the file, relocated fields zero
+    masked: bytearray  # the file, relocated fields zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,14 @@ def version_of(file: ObjectFile, fields: Fields) -> Version:
     )
 
 
-def without_fields(data: U8, at: I64, width: NDArray[np.uint8]) -> bytes:
+def without_fields(data: U8, at: I64, width: NDArray[np.uint8]) -> bytearray:
     """Return the bytes with each field zero: assemblers may leave anything in them."""
-    masked = data.copy()
+    result = bytearray(data.data)
+    masked = np.frombuffer(result, np.uint8)
     for size in np.unique(width).tolist():
         places: I64 = at[width == size][:, None] + np.arange(size, dtype=np.int64)
         masked[np.clip(places, 0, len(masked) - 1)] = 0
-    return masked.tobytes()
+    return result
 
 
 def pair_keys(old: Sequence[Hashable], new: Sequence[Hashable]) -> I64:

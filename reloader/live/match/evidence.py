@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reloader.arch.x86_64_linked import read_fields
+from reloader.arch.x86_64_linked import Places, read_fields
 from reloader.elf.image import Image
 from reloader.ids import I64, Bool
 from reloader.live.match.tables import Tables
@@ -45,11 +45,16 @@ class Reader:
         offset = tables.relocation_offset[rows]
         usable = (start >= 0) & (tables.relocation_kind[rows] >= 0)
         rows, base, start, offset = rows[usable], base[usable], start[usable], offset[usable]
-        fields = read_fields(
-            image.memory, image.low, tables.content, tables.kinds,
-            tables.relocation_kind[rows], base + offset - image.low, start + offset,
-            tables.relocation_addend[rows],
-        )  # fmt: skip
+        places = Places(
+            memory=image.memory,
+            low=image.low,
+            content=tables.content,
+            kind=tables.relocation_kind[rows],
+            at=base + offset - image.low,
+            original=start + offset,
+            addend=tables.relocation_addend[rows],
+        )
+        fields = read_fields(places, tables.kinds)
         known = fields.known & ~self._dynamic(base + offset)
         target = self._through_got(fields.target, fields.got & known)
         if image.tls is not None:  # from the thread pointer to the template

@@ -1,9 +1,9 @@
 """Judgement: was the running program built from this object?
 
-A placed section agrees byte for byte outside its relocated fields. The fields are judged too: each
-must lead to where its symbol is, and each string or constant in a merged section must be what
-stands at the address that the code uses. Otherwise an object whose edit only swapped two callees, or
-changed a message, would pass for what runs.
+A placed section agrees byte for byte outside its relocated fields. The fields are judged too:
+each must lead to where its symbol is, and each string or constant in a merged section must be
+what stands at the address that the code uses. Otherwise an object whose edit only swapped two
+callees, or changed a message, would pass for what runs.
 """
 
 from dataclasses import dataclass
@@ -115,8 +115,8 @@ def _unplaced(placing: Placing, row: int, sections: I64) -> Verdict:
 def _never_dropped(placing: Placing, section: int) -> bool:
     """Return whether a missing section proves that the object is another.
 
-    A linker drops what nothing refers to, which hits sections of single functions and variables.
-    All of an object's code in one section goes only with the whole object.
+    A linker drops what nothing refers to, which hits sections of single functions and
+    variables. All of an object's code in one section goes only with the whole object.
     """
     tables = placing.tables
     return (
@@ -148,21 +148,13 @@ def _fault_text(placing: Placing, fault: Fault) -> str:
     tables = placing.tables
     name = tables.section_name(fault.section)
     if fault.offset == MISFIT:
-        symbol = symbol_name(placing, fault.symbol)
+        symbol = placing.symbol_name(fault.symbol)
         return f"{name} ({symbol}) does not fit at {fault.base:#x}, where the program has it"
     inside = symbol_around(placing, fault.section, fault.offset)
     where = f" ({inside})" if inside else ""
     what = "zeros" if tables.type[fault.section] == SHT_NOBITS else "bytes"
     addr = fault.base + fault.offset
     return f"{name}+{fault.offset:#x}{where} has other {what} than the program at {addr:#x}"
-
-
-def symbol_name(placing: Placing, symbol: int) -> str:
-    """Return a symbol's name for people."""
-    tables = placing.tables
-    owner = int(tables.symbol_object[symbol])
-    names = tables.objects[owner].symbol_names
-    return names[symbol - int(tables.first_symbol[owner])].decode("utf-8", "replace")
 
 
 def symbol_around(placing: Placing, section: int, offset: int) -> str:
@@ -173,7 +165,7 @@ def symbol_around(placing: Placing, section: int, offset: int) -> str:
         & (tables.value <= offset)
         & (offset < tables.value + tables.symbol_size)
     )
-    return symbol_name(placing, int(rows[0])) if len(rows) else ""
+    return placing.symbol_name(int(rows[0])) if len(rows) else ""
 
 
 def _wrong_targets(placing: Placing, found: Evidence) -> list[Problem]:
@@ -196,7 +188,7 @@ def _wrong_targets(placing: Placing, found: Evidence) -> list[Problem]:
         relocation = int(found.relocation[row])
         where = int(tables.relocation_section[relocation])
         offset = int(tables.relocation_offset[relocation])
-        label = symbol_name(placing, int(symbol[row]))
+        label = placing.symbol_name(int(symbol[row]))
         text = (
             f"{tables.section_name(where)}+{offset:#x} refers to {label} at "
             f"{int(expected[row]):#x}, the program there to {int(found.target[row]):#x}"
@@ -208,8 +200,8 @@ def _wrong_targets(placing: Placing, found: Evidence) -> list[Problem]:
 def _true_addresses(placing: Placing) -> I64:
     """Return (names,) the address of each name that is certain, else NOWHERE.
 
-    Certain are the executable's symbols and strong definitions in placed sections. A `--wrap`ped
-    name stands for another one; a name that only one object refers to may be one.
+    Certain are the executable's symbols and strong definitions in placed sections. A
+    `--wrap`ped name stands for another one; a name that only one object refers to may be one.
     """
     tables = placing.tables
     addr = np.where(placing.in_image, placing.name_addr, NOWHERE)

@@ -1,7 +1,8 @@
 """Search: find sections by their bytes alone, for what symbols and fields did not reach.
 
-A hit counts only if no claimed range overlaps it, no decoded field disagrees with what is known,
-and there is enough to go by: 24 bytes that are neither masked nor zero, or one field that agrees.
+A hit counts only if no claimed range overlaps it, no decoded field disagrees with what is
+known, and there is enough to go by: 24 bytes that are neither masked nor zero, or one field
+that agrees.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import numpy as np
 
 from reloader.ids import I64, Bool
 from reloader.live.match.evidence import NOWHERE
-from reloader.live.match.place import EQUAL, Placing, place_waiting
+from reloader.live.match.names import place_waiting
+from reloader.live.match.place import EQUAL, Placing
 from reloader.live.match.tables import SHF_EXECINSTR, SHT_NOBITS, STB_LOCAL
 
 ENOUGH = 24  # telling bytes that make a hit credible without an agreeing field
@@ -67,7 +69,7 @@ def _open(placing: Placing) -> Bool:
 
 
 def _first_of_each_object(placing: Placing, telling: I64) -> Iterator[int]:
-    """Yield the largest sections of objects without any placed one, the largest of all first."""
+    """Yield the largest sections of objects that have no place yet, the largest first."""
     tables = placing.tables
     rows = np.flatnonzero(_open(placing) & (telling >= ENOUGH))
     rows = rows[np.argsort(-tables.size[rows], kind="stable")]
@@ -158,7 +160,7 @@ def _pattern(placing: Placing, section: int) -> tuple[bytes, int]:
         runs = edges.reshape(-1, 2)
         best = int((runs[:, 1] - runs[:, 0]).argmax())
         first, last = int(runs[best, 0]), int(runs[best, 1])
-        if last - first >= 8 and content[first:last].any():  # noqa: PLR2004  a pointer's size
+        if last - first >= 8 and content[first:last].any():
             return content[first:last].tobytes(), first
     return _expected(placing, section), 0
 
@@ -171,7 +173,7 @@ def _expected(placing: Placing, section: int) -> bytes:
     target = known_targets(placing, rows)
     if not len(rows) or (target == NOWHERE).any() or (kinds["formula"] != "S + A").any():
         return b""
-    if (kinds["width"] != 8).any():  # noqa: PLR2004  narrower ones stand in code
+    if (kinds["width"] != 8).any():
         return b""
     start, size = int(tables.start[section]), int(tables.size[section])
     content = tables.content[start : start + size].copy()
@@ -199,3 +201,36 @@ def agreement(placing: Placing, section: int, base: int) -> tuple[int, int]:
     told = known != NOWHERE
     agrees = known[told] == found.target[told]
     return int(agrees.sum()), int((~agrees).sum())
+
+
+def place_by_local_names(placing: Placing) -> None:
+    """Place sections that nothing refers to by the local symbols of the executable.
+
+    Only names that the executable has once count, of the same size, and only for objects that
+    have a place already.
+    """
+    tables, known = placing.tables, placing.image.symtab
+    rows = np.flatnonzero(
+        (known.binding == STB_LOCAL) & (known.section != 0) & (known.size > 0)
+    )
+    seen: dict[tuple[bytes, int], int] = {}
+    for row in rows.tolist():
+        key = (known.name[row], int(known.size[row]))
+        seen[key] = NOWHERE if key in seen else int(known.addr[row])
+    if not seen:
+        return
+    open_sections = _open(placing) & (placing.placed_count > 0)[tables.object]
+    local = (
+        (tables.binding == STB_LOCAL) & (tables.symbol_section >= 0) & (tables.symbol_size > 0)
+    )
+    symbols = np.flatnonzero(local)
+    symbols = symbols[open_sections[tables.symbol_section[symbols]]]
+    for symbol in symbols.tolist():
+        name = placing.symbol_name(symbol).encode()
+        addr = seen.get((name, int(tables.symbol_size[symbol])), NOWHERE)
+        section = int(tables.symbol_section[symbol])
+        base = addr - int(tables.value[symbol])
+        if addr == NOWHERE or placing.base[section] != NOWHERE:
+            continue
+        if placing.offset_of_difference(section, base) == EQUAL:
+            placing.claim(section, base, -1)

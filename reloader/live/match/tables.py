@@ -1,9 +1,9 @@
 """Tables: all watched objects' sections, symbols and relocations, one table of each.
 
-The baseline works on many objects at once; columns over all of them keep Python out of the loops.
-Only what a linker places has relocations and content here: sections that are loaded, have one
-place, and are not rewritten. `.eh_frame` is rewritten, notes are merged, SHF_MERGE sections are
-mapped piece by piece.
+The baseline works on many objects at once; columns over all of them keep Python out of the
+loops. Only what a linker places has relocations and content here: sections that are loaded,
+have one place, and are not rewritten. `.eh_frame` is rewritten, notes are merged, SHF_MERGE
+sections are mapped piece by piece.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ REWRITTEN: Final = (b".eh_frame", b".eh_frame_hdr")
 
 @dataclass(slots=True)
 class Tables:
-    """Columns over all objects; "row" is a row of the common table, "index" one of the file's."""
+    """Columns over all objects: a "row" is one of the common table, an "index" the file's."""
 
     objects: Sequence[ObjectFile]
     kinds: NDArray[np.void]  # KIND
@@ -133,8 +133,8 @@ def _content(
     offsets = headers["sh_offset"][rows].astype(np.int64)
     sizes = headers["sh_size"][rows].astype(np.int64)
     start[rows] = np.cumsum(sizes) - sizes
-    parts = [
-        objects[which].data[first : first + size]
+    parts: list[U8] = [
+        objects[int(which)].data[int(first) : int(first + size)]
         for which, first, size in zip(
             owner[rows].tolist(), offsets.tolist(), sizes.tolist(), strict=True
         )

@@ -1,0 +1,105 @@
+"""From a process with the agent in it to a Program: what it was linked from, and where everything is.
+
+Either the process is new to us, and the baseline tells (generation 0), or an earlier daemon has worked on it and the state tells.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from reloader.arch.x86_64 import X86_64
+from reloader.elf.image import Image, read_image
+from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
+from reloader.inputs import Shelf, read_files
+from reloader.live.baseline import Baseline, State, match_baseline
+from reloader.live.process import Process
+from reloader.live.program import Key, Program
+from reloader.live.symbols import SymbolIndex
+from reloader.live.target import Mapping
+from stubs import layout
+from stubs.table import SlotTable
+
+
+@dataclass(slots=True)
+class Opened:
+    """A program and what was found out on the way."""
+
+    program: Program
+    shelf: Shelf
+    refused: dict[Key, str] = field(default_factory=dict[Key, str])  # not what runs, with the reason
+    notes: list[str] = field(default_factory=list[str])
+
+
+def open_new(process: Process, files: Sequence[tuple[str, bytes]]) -> Opened:
+    """Match watched files with the executable that runs.
+
+    Args:
+        process: The agent is in it; nothing of ours runs there yet.
+        files: (path, content) of every watched object and archive.
+    """
+    image = running_image(process.pid, process.maps())
+    shelf, notes = Shelf(), list[str]()
+    objects = list(readable(files, shelf, notes))
+    arch = X86_64()
+    baseline = match_baseline(objects, image, arch.kinds)
+    opened = Opened(empty_program(process, image, baseline), shelf, {}, notes)
+    for row, placement in enumerate(baseline.placements):
+        key = placement.file.key
+        if placement.state in {State.MATCHED, State.PARTIAL}:
+            opened.program.objects[key] = baseline.live_object(row)
+        elif placement.state is State.DIFFERENT:
+            opened.refused[key] = placement.reason
+            notes.append(f"{placement.file.name}: the running program was not built from this file")
+        elif not placement.file.member:
+            shelf.put(placement.file)
+    index_symbols(opened.program)
+    return opened
+
+
+def empty_program(process: Process, image: Image, baseline: Baseline) -> Program:
+    """Return a program without any object."""
+    return Program(
+        target=process,
+        arch=X86_64(),
+        image=image,
+        baseline=baseline,
+        table=SlotTable(layout.SLOT_COUNT),
+        index=SymbolIndex(process.resolve),
+    )
+
+
+def index_symbols(program: Program) -> None:
+    """Fill the index: live objects first, the executable's own symbols for the rest."""
+    for live in program.objects.values():
+        program.index.add_live(live)
+    program.index.add_image(program.image)
+
+
+def readable(
+    files: Iterable[tuple[str, bytes]], shelf: Shelf, notes: list[str]
+) -> Iterable[ObjectFile]:
+    """Yield the objects of files that can be read, archives opened; note why others cannot."""
+    for path, data in files:
+        try:
+            objects, archives = read_files([(path, data)])
+            for archive in archives:
+                shelf.archives[archive.path] = archive
+                objects += [archive.object(row) for row in range(len(archive.members))]
+        except ReloaderError as error:
+            notes.append(str(error))
+        else:
+            yield from objects
+
+
+def running_image(pid: int, maps: Sequence[Mapping]) -> Image:
+    """Read the executable that runs, which need not be the file at its path any more."""
+    path = Path(f"/proc/{pid}/exe")
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    inode = path.stat().st_ino
+    start = min(row.start for row in maps if row.inode == inode and row.file_offset == 0)
+    image = read_image(data, 0, str(path.readlink()))
+    first = image.low & ~0xFFF
+    return image if start == first else read_image(data, start - first, str(path.readlink()))

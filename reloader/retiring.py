@@ -1,0 +1,104 @@
+"""Superseded memory of one program: queued, proven unreachable now and then, given back, and explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reloader.ids import U64
+from reloader.live.frames import Holder
+from reloader.live.ledger import Held
+from reloader.live.program import Key, Program
+from reloader.live.retire import Retirement, Retirer, RetireReport, holders
+from reloader.live.variables import name_of_address
+from state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """One piece of superseded memory and what holds it."""
+
+    held: Held
+    holders: list[Holder]
+
+
+class Retiring:
+    """The queue of one program."""
+
+    def __init__(self, program: Program, store: Store, target: int) -> None:
+        """Begin with what the ledger has marked superseded already."""
+        self.program = program
+        self.store = store
+        self.target = target
+        self.retirer = Retirer()
+        self.collect()
+
+    def collect(self) -> int:
+        """Queue what was superseded since the last call; return how much waits."""
+        queued = {part.addr for row in self.retirer.waiting for part in row.allocations}
+        fresh = [row for row in self.superseded() if row.allocation.addr not in queued]
+        for row in fresh:
+            self.retirer.add(retirement(row))
+        if fresh:
+            self.store.ledger.mark_superseded(self.target, [row.allocation.addr for row in fresh])
+        return len(self.retirer.waiting)
+
+    def superseded(self) -> list[Held]:
+        """Return the memory that waits for its proof."""
+        return [row for row in self.program.ledger.rows.values() if row.superseded]
+
+    def due(self) -> float:
+        """Return the `time.monotonic()` of the next attempt, infinite if nothing waits."""
+        return self.retirer.due()
+
+    def attempt(self) -> RetireReport:
+        """Try to give memory back."""
+        return self.retirer.attempt(
+            self.program.target, self.named(), self.release, self.variable_at
+        )
+
+    def named(self) -> U64:
+        """Return every address that our own tables name: roots, and what living memory refers to."""
+        references = [
+            start
+            for row in self.program.ledger.rows.values()
+            if not row.superseded
+            for start in row.references
+        ]
+        return np.concatenate([self.program.roots(), np.array(references, np.uint64)])
+
+    def release(self, freed: Sequence[Retirement]) -> None:
+        """Forget memory that is about to be given back."""
+        parts = [part for row in freed for part in row.allocations]
+        self.store.ledger.mark_freed(self.target, [part.addr for part in parts])
+        self.program.ledger.remove(parts)
+
+    def variable_at(self, addr: int) -> str:
+        """Return the variable of a watched object or of the executable at an address, or ""."""
+        return name_of_address(self.program, addr)
+
+    def why(self, key: Key | None) -> list[Pinned]:
+        """Return what holds the superseded memory of an object, or of everything."""
+        rows = [row for row in self.superseded() if key is None or row.object in {key, ("", "")}]
+        return [Pinned(row, self.holders_of(row)) for row in rows]
+
+    def holders_of(self, row: Held) -> list[Holder]:
+        """Return everything that points into one piece of memory right now."""
+        start, end = row.allocation.addr, row.allocation.addr + row.allocation.size
+        found = holders(self.program.target, [(start, end)], self.variable_at)
+        others = [
+            Holder("memory", f"superseded memory at {at:#x}", at, start)
+            for at, other in self.program.ledger.rows.items()
+            if start in other.references
+        ]
+        named = self.named()
+        tables = named[(named >= np.uint64(start)) & (named < np.uint64(end))]
+        slots = [Holder("slot", f"a table names {addr:#x}", 0, addr) for addr in tables.tolist()]
+        return [*slots, *found, *others]
+
+
+def retirement(row: Held) -> Retirement:
+    """Return a ledger row as the retirer takes it."""
+    return Retirement(
+        row.generation, row.object, (row.allocation,), frozenset(row.references)
+    )
