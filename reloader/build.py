@@ -207,9 +207,9 @@ class BuildRunner:
     def _succeeded(
         self, seconds: float, output: str, sources: tuple[Path, ...], restarts: int
     ) -> BuildResult:
+        self._hear_all()
         stale: tuple[Stale, ...] = ()
         if self._objects is not None:
-            self._objects.sync()
             stale = tuple(stale_objects(self._sources.files(), self._objects.files()))
         with self._changed:
             files = self._take_held()
@@ -227,13 +227,18 @@ class BuildRunner:
         restarts: int,
         error: BuildFailedError | BuildStartError,
     ) -> BuildResult:
-        if self._objects is not None:
-            self._objects.sync()  # what it did finish is held, not handed on as if saved alone
+        self._hear_all()
         with self._changed:
             unsettled = self._end()
         return BuildResult(
             self.command, status, seconds, output, sources, (), (), unsettled, restarts, error
         )
+
+    def _hear_all(self) -> None:
+        """Wait for the events of what the build wrote: they are of it, not of after it."""
+        self._sources.sync()
+        if self._objects is not None:
+            self._objects.sync()
 
     def _end(self) -> tuple[Path, ...]:
         """Close the transaction; what is saved from now on is for the next build."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reloader.elf.constants import (
     SHF_ALLOC,
+    SHF_COMPRESSED,
     SHN_ABS,
     SHN_COMMON,
     SHN_LORESERVE,
@@ -37,9 +38,10 @@ from reloader.errors.objects import (
     StringTableError,
     SymbolTableError,
 )
-from reloader.ids import I32, U8
+from reloader.ids import I32, U8, U64
 
 WORD: Final = np.dtype("<u4")
+CHDR_SIZE: Final = 24  # Elf64_Chdr: ch_type, ch_reserved, ch_size at 8, ch_addralign
 FOREIGN_TABLES: Final = {SHT_REL: "SHT_REL", SHT_CREL: "SHT_CREL", SHT_LLVM_CREL: "SHT_CREL"}
 LTO_PREFIX: Final = b".gnu.lto_"
 LTO_HEADER: Final = b".gnu.lto_.lto."
@@ -170,13 +172,22 @@ def read_relocations(
         place = place_of(rows, patched, row, section_names, name)
         found = int(rows["r_sym"][row])
         raise IndexRangeError(place, "a relocation", "symbol", found, len(symbols.table))
-    ends = sections["sh_size"][patched]
+    ends = patched_sizes(data, sections)[patched]
     # only a marker (type 0 of every ABI) may stand at the very end
     past = (rows["r_offset"] > ends) | ((rows["r_offset"] == ends) & (rows["r_type"] != 0))
     for row in np.flatnonzero(past)[:1].tolist():
         place = place_of(rows, patched, row, section_names, name)
         raise RelocationOffsetError(place, int(ends[row]))
     return rows, patched
+
+
+def patched_sizes(data: U8, sections: NDArray[np.void]) -> U64:
+    """Return the (s,) bytes relocations may lie in: of a compressed section, uncompressed."""
+    sizes = sections["sh_size"].astype(np.uint64)
+    for row in np.flatnonzero(sections["sh_flags"] & SHF_COMPRESSED).tolist():
+        header = bytes_of(data, sections, row)[:CHDR_SIZE]
+        sizes[row] = int(header[8:16].view("<u8")[0]) if len(header) == CHDR_SIZE else 0
+    return sizes
 
 
 def place_of(

@@ -120,11 +120,12 @@ class FixupRangeError(RefusedError):
 
     def __init__(self, rows: Sequence[RangeRow]) -> None:
         self.rows = tuple(rows)
-        what = self.rows[0].source or self.rows[0].place.object
-        far = any(row.pc for row in self.rows)
-        near = f"Move the arena closer with --arena-near, or build {what} with -mcmodel=large."
+        first = self.rows[0]
+        what = first.source or first.place.object
+        near = "Move the arena closer with --arena-near"
+        near += f", or build {what} with -mcmodel=large." if first.place.section else "."
         low = f"Build {what} with -fPIC, or run a program linked with -no-pie."
-        end = f"{UNTOUCHED} {near if far else low}"
+        end = f"{UNTOUCHED} {near if any(row.pc for row in self.rows) else low}"
         super().__init__(_lines(self.rows, "values do not fit their fields", end=end))
 
 

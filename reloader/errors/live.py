@@ -145,8 +145,8 @@ class AgentBusyError(ReloaderError):
         self.pid, self.operation, self.seconds = pid, operation, seconds
         super().__init__(
             f"process {pid}: the agent did not answer {operation} within {seconds:g} s. It may"
-            " be inside a function that blocks (a constructor, a hook), or the process is stopped;"
-            " it answers later commands once that returns."
+            " be inside a function that blocks (a constructor, a hook), or the process is"
+            " stopped; it answers later commands once that returns."
         )
 
 
@@ -213,7 +213,8 @@ class HelloError(RefusedError):
         super().__init__(
             f"the program (process {pid}) did not report to reloader: {why}. Static, musl and"
             " setuid programs and some sanitizer builds ignore LD_PRELOAD, and a wrapper needs"
-            " `--program NAME`. The program itself runs on. `reloader doctor PROGRAM` says more."
+            " `--program NAME`. The program itself runs on. `reloader doctor PROGRAM` says"
+            " more."
         )
 
 

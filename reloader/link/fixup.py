@@ -18,7 +18,7 @@ from reloader.link.grow import lookup
 from reloader.link.layout import body_addr, fresh_blocks
 from reloader.link.names import OWN_BYTES_NAME, named_blocks
 from reloader.link.passes.functions import branch_edges
-from reloader.link.passes.mark_live import starts_function
+from reloader.link.passes.mark_live import means_start
 from reloader.link.passes.resolve import Lines, edge_place, no_lines
 
 
@@ -126,16 +126,14 @@ def symbol_addrs(graph: LinkGraph, arch: Architecture) -> U64:
     body = body_addr(graph)[edges.symbol]
     inside = symbols.origin[edges.symbol] == Origin.BLOCK
     same_block = inside & (symbols.block[edges.symbol] == edges.block)
-    branch = branch_edges(graph, arch)
-    starts = starts_function(graph, arch)
+    branch, start = branch_edges(graph, arch), means_start(graph, arch)
     # Bytes inside a function, and what unwind tables describe, are those of this very copy.
     reloadable = symbols.reloadable[edges.symbol]
     own_bytes = named_blocks(graph, OWN_BYTES_NAME)[edges.block]
-    means_body = (reloadable & (~starts | own_bytes)) | (same_block & branch)
+    means_body = (reloadable & (~start | own_bytes)) | (same_block & branch)
     means_body &= body != np.uint64(NO_ADDR)
     entry = symbols.entry[edges.symbol]
-    through = branch & starts & (entry != np.uint64(NO_ADDR))
-    through |= branch & ~inside & (entry != np.uint64(NO_ADDR))
+    through = branch & start & (entry != np.uint64(NO_ADDR))
     canonical = np.where(through, entry, symbols.addr[edges.symbol])
     return np.where(means_body, body, canonical)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reloader.ids import Generation
+from reloader.ids import NO_ROW, Generation
 from reloader.live.ledger import Held
 from reloader.live.plan import Plan
 from reloader.live.program import Program
@@ -18,11 +18,14 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
         program.objects[live.file.key] = live
         program.index.add_live(live)
     plan.held = [replace(row, generation=generation) for row in plan.held]
-    program.ledger.add(plan.held)
     if plan.directory is not None:
-        program.ledger.add([Held(plan.directory, generation, ("", ""))])
+        plan.held.append(Held(plan.directory, generation, ("", "")))
         program.directory = plan.directory
+    program.ledger.add(plan.held)
     writes = plan.redirects
+    for slot in plan.redirected:
+        if slot != NO_ROW:
+            program.redirects.setdefault(slot, [])
     for row in range(0 if writes is None else len(writes)):
         slot = plan.redirected[int(writes.function[row])]
         size = int(writes.size[row])

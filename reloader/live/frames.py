@@ -22,6 +22,7 @@ Span = tuple[int, int]  # first address, address behind the last
 Symboliser = Callable[[int], str]  # the variable at an address, or ""
 
 # words of user_regs_struct (sys/user.h)
+ORIG_RAX: Final = 15
 RIP: Final = 16
 RSP: Final = 19
 FS_BASE: Final = 21

@@ -4,8 +4,8 @@ A later daemon of the same user opens it again through /proc/HOLDER/fd. Opening 
 /proc/PID/map_files would do as well, but needs privileges.
 """
 
+import contextlib
 import os
-import subprocess
 from pathlib import Path
 
 from reloader.errors.live import ArenaLostError
@@ -13,19 +13,24 @@ from reloader.live.target import Mapping
 from stubs import layout
 
 
-def start_holder(memfd: int, pid: int) -> subprocess.Popen[bytes]:
-    """Start the holder of an arena; it ends by itself when process `pid` has ended."""
-    command = [str(layout.holder_path()), str(memfd), str(pid)]
-    return subprocess.Popen(  # noqa: S603 - our own program, with two numbers
-        command,
-        pass_fds=[memfd],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C at the daemon's terminal is not for it
-        cwd="/",
-        env={},
-    )
+def start_holder(memfd: int, pid: int) -> int:
+    """Start the holder of an arena, and return its pid; it ends when process `pid` has ended.
+
+    In a session of its own, since Ctrl-C at the daemon's terminal is not for it.
+    """
+    program = str(layout.holder_path())
+    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_DUP2, memfd, layout.HOLDER_FD),
+        *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+    ]
+    argv = [program, str(layout.HOLDER_FD), str(pid)]
+    return os.posix_spawn(program, argv, {}, file_actions=actions, setsid=True)
+
+
+def reap_holder(holder: int) -> None:
+    """Forget a holder that has ended, if it was our child."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(holder, os.WNOHANG)
 
 
 def _same_file(fd: int, mapping: Mapping) -> bool:

@@ -1,11 +1,16 @@
 """Writing a plan of redirects into the live process, whole or not at all, and taking it back.
 
 All threads are stopped, so no thread sees half of it; what remains to be checked is that none
-XX
+stands inside the bytes. One that does is stepped out of them, an instruction at a time: in a
+short function that many threads call all the time there is no moment at which all are elsewhere.
+Where that is not possible (it waits in a system call there, or a signal handler will return
+there) they all go on and the write is tried again a little later.
+
 Everything is prepared before the stop: inside are one read and one comparison for each run of
 code, the look at the program counters, and one write a page.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,12 +22,18 @@ from numpy.typing import NDArray
 
 from reloader.errors.base import ReloaderError
 from reloader.errors.redirect import CodeChangedError, PcInPatchError
-from reloader.ids import Addr, Bool
-from reloader.live.frames import RIP, thread_name
+from reloader.ids import I64, U64, Addr, Bool
+from reloader.live import ptrace
+from reloader.live.frames import ORIG_RAX, RIP, thread_name
 from reloader.live.redirect import RedirectPlan, Way
 from reloader.live.target import Stopped, Target
+from reloader.live.threads import StoppedThreads, Tracee, status_fields
 
 PAGE: Final = 4096
+_SINGLE_STEP: Final = 9  # PTRACE_SINGLESTEP
+_SIGTRAP: Final = 5
+_STEPS: Final = 8  # instructions that begin inside the bytes of a jump, and some to spare
+_STEP_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ def apply_redirects(
     for attempt in range(1, patience.tries + 1):
         runs = _images(plan, target)
         with target.stop() as stopped:
+            _step_out(plan, stopped)
             caught = _caught(plan, stopped)
             done = caught is None and all(
                 target.read(Addr(run.addr), len(run.before)).tobytes() == run.before
@@ -173,23 +185,81 @@ def _write(runs: list[_Run], stopped: Stopped, within: Callable[[], None] | None
         undo.pop_all()
 
 
-def _caught(plan: RedirectPlan, stopped: Stopped) -> tuple[int, int, int] | None:
-    """Return (row, program counter, thread or 0) of somebody who stands inside the bytes.
+def _inside(plan: RedirectPlan, pcs: U64) -> I64:
+    """Return (p,) the write that a program counter stands inside, -1 for none.
 
     At the first byte of an entry is before or after the jump, which is fine both ways. Padding
     is entered only through a jump of ours: to restore it under that one is not.
     """
     if not len(plan):
-        return None
+        return np.full(len(pcs), -1, np.int64)
     first = plan.addr + (plan.way != Way.HOLE).astype(np.uint64)
-    pcs = stopped.program_counters()
     row = np.searchsorted(first, pcs, side="right") - 1
     inside = (row >= 0) & (pcs < (plan.addr + plan.size)[np.maximum(row, 0)])
-    if not inside.any():
+    return np.where(inside, row, -1)
+
+
+def _caught(plan: RedirectPlan, stopped: Stopped) -> tuple[int, int, int] | None:
+    """Return (row, program counter, thread or 0) of somebody who stands inside the bytes."""
+    pcs = stopped.program_counters()
+    row = _inside(plan, pcs)
+    hits = np.flatnonzero(row >= 0)
+    if not len(hits):
         return None
-    at = int(np.flatnonzero(inside)[0])
+    at = int(hits[0])
     thread = np.flatnonzero(stopped.registers[:, RIP] == pcs[at])
     return int(row[at]), int(pcs[at]), stopped.tids[int(thread[0])] if len(thread) else 0
+
+
+def _step_out(plan: RedirectPlan, stopped: Stopped) -> None:
+    """Let each thread that stands inside the bytes go on until it is out of them.
+
+    All signals but the step's own wait meanwhile. A thread in a system call is left alone, since
+    it would make the call again and may not come back.
+    """
+    if not isinstance(stopped, StoppedThreads):
+        return
+    outside_calls = stopped.registers[:, ORIG_RAX].view(np.int64) < 0
+    here = _inside(plan, stopped.registers[:, RIP]) >= 0
+    moved = np.flatnonzero(outside_calls & here).tolist()
+    if not moved or _ignores_traps(stopped):
+        return
+    with ExitStack() as after:
+        for row in moved:
+            tid = stopped.tids[row]
+            after.callback(ptrace.set_signal_mask, tid, ptrace.get_signal_mask(tid))
+            ptrace.set_signal_mask(tid, ~(1 << (_SIGTRAP - 1)) & 0xFFFF_FFFF_FFFF_FFFF)
+        for _ in range(_STEPS):
+            here = _inside(plan, stopped.registers[:, RIP]) >= 0
+            moved = [row for row in moved if here[row] and not _at_system_call(stopped, row)]
+            for row in moved:
+                ptrace.ptrace(_SINGLE_STEP, stopped.tids[row])
+            for row in moved:
+                _await_step(stopped.tracees[row])
+                ptrace.get_registers(stopped.tids[row], stopped.registers[row])
+
+
+def _at_system_call(stopped: StoppedThreads, row: int) -> bool:
+    """Return whether a thread's next instruction enters the kernel, where it may stay."""
+    code = np.zeros(2, np.uint8)
+    ptrace.read_memory(stopped.pid, int(stopped.registers[row, RIP]), code)
+    return code.tobytes() in {b"\x0f\x05", b"\x0f\x34", b"\xcd\x80"}  # syscall, sysenter, int
+
+
+def _ignores_traps(stopped: StoppedThreads) -> bool:
+    """Return whether SIGTRAP is ignored: for a step the kernel would make it deadly instead."""
+    fields = status_fields(stopped.pid, stopped.tids[0])
+    return bool(int(fields["SigIgn"], 16) & 1 << (_SIGTRAP - 1))
+
+
+def _await_step(tracee: Tracee) -> None:
+    """Wait until a thread has made its step; a signal that it was about to get stays due."""
+    due = tracee.signal
+    if tracee.tid == tracee.pid:  # its end belongs to whoever started the process
+        tracee.wait(time.monotonic() + _STEP_SECONDS)
+    else:
+        os.waitpid(tracee.tid, ptrace.WALL)
+    tracee.signal = due
 
 
 def _explain(

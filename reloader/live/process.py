@@ -19,7 +19,7 @@ from reloader.ids import U8, U64, Addr
 from reloader.live import ptrace, sigframes, threads
 from reloader.live.arena import MappedArena, Window, map_file
 from reloader.live.channel import Channel, open_pidfd
-from reloader.live.holder import reopen_arena, start_holder
+from reloader.live.holder import reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.target import Allocation, Mapping
 from stubs import layout
@@ -81,7 +81,7 @@ class Process:
         return self.clock.last_us
 
     def claim(self) -> None:
-        """Say in the header that this daemon works on the process; start the holder if there is none.
+        """Say in the header that this daemon works here; start the holder if there is none.
 
         Raises:
             AlreadyAttachedError: Another daemon that still lives does.
@@ -95,9 +95,9 @@ class Process:
         self.channel.set_field("daemon_pid", os.getpid())
         holder = self.channel.field("holder_pid")
         if not holder or not Path(f"/proc/{holder}/fd/{layout.HOLDER_FD}").exists():
-            self._holder = start_holder(self.memfd, self.pid)
+            holder = start_holder(self.memfd, self.pid)
             self.channel.set_field("holder_fd", layout.HOLDER_FD)
-            self.channel.set_field("holder_pid", self._holder.pid)
+            self.channel.set_field("holder_pid", holder)
 
     def alive(self) -> bool:
         """Return whether the process still runs."""
@@ -161,6 +161,7 @@ class Process:
         """Let go of the process: the program runs on, a later daemon may claim it."""
         if self.channel.alive():
             self.channel.set_field("daemon_pid", 0)
+        reap_holder(self.channel.field("holder_pid"))
         os.close(self._pidfd)
         os.close(self.memfd)
 

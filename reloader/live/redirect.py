@@ -206,10 +206,10 @@ class _Planner:
                 writes.append(outcome)
         for row, reason in later:
             found = self._through_hole(row) or self._through_calls(row)
-            if found:
-                writes += found
-            else:
+            if found is None:
                 self._refuse(row, reason)
+            else:
+                writes += found
         return writes
 
     def _wanted(self) -> Bool:
@@ -296,7 +296,10 @@ class _Planner:
         return near[np.argsort(np.abs(ends[near] - entry), kind="stable")].tolist()
 
     def _through_calls(self, row: int) -> list[_Write] | None:
-        """Return the writes that send each known call of a function to its stub."""
+        """Return the writes that send each known call of a function to its stub.
+
+        There may be none: nobody calls it any more, or only bytes that a jump replaces.
+        """
         sites = self.call_sites
         if sites is None or self.functions.address_taken[row]:
             return None
@@ -309,4 +312,4 @@ class _Planner:
             if new is None or leads_to != int(self.functions.addr[row]):
                 return None
             writes.append(_Write(field, old, new[1:], Way.CALL, row))
-        return writes or None
+        return writes

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -37,6 +38,10 @@ from reloader.live.frames import (
 )
 from reloader.live.scan import Hits, Memory, Ranges, pointer_guard_addr, without
 from reloader.live.target import Allocation, Stopped, Target
+
+
+_SCAN_SHARE: Final = 0.8  # of the longest stop
+_USUAL_RATE: Final = 2e9  # bytes a second that any machine of today can look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class Retirer:
         self._vetoes = 0
         self._last = -np.inf
         # bytes a second, the best seen: slower passes waited for a processor
-        self.rate = 0.0
+        self.rate = _USUAL_RATE
         self._guard: int | None = None
 
     def add(self, retirement: Retirement) -> None:
@@ -227,8 +232,9 @@ class Retirer:
         self, target: Target, memory: Memory, ranges: Ranges, known: set[int]
     ) -> _Sight:
         """Look at everything while all threads stand still, for no longer than the bound."""
-        deadline = time.perf_counter() + self.policy.max_stop_ms / 1e3
         with target.stop() as stopped:
+            # the rest of the bound was for stopping, and is for letting all go on
+            deadline = time.perf_counter() + self.policy.max_stop_ms * _SCAN_SHARE / 1e3
             mappings = target.maps()
             if self._guard is None:
                 self._guard = read_guard(target, stopped)

@@ -13,7 +13,7 @@ from reloader.live.commit import flip
 from reloader.live.patching import RedirectResult, apply_redirects
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
-from reloader.live.redirect import RedirectPlan, plan_redirects, survey
+from reloader.live.redirect import Places, RedirectPlan, plan_redirects, survey
 from reloader.live.surroundings import surroundings, with_callers
 
 
@@ -41,9 +41,18 @@ def plan_entries(
     if refusals:
         names = [refusal.name for refusal in refusals]
         functions, calls = with_callers(program, functions, names)
+        calls = outside(calls, plan)
         plan = plan_redirects(functions, program.target.read, calls)
     slot_of_stub = dict(zip(stubs.tolist(), slots.tolist(), strict=True))
     return plan, [slot_of_stub.get(stub, -1) for stub in functions.stub_addr.tolist()]
+
+
+def outside(calls: Places, plan: RedirectPlan) -> Places:
+    """Return the calls that no entry jump overwrites: those are not made any more."""
+    first, last = plan.addr, plan.addr + plan.size
+    field = calls.addr[:, None]
+    hit = ((field < last) & (field + np.uint64(4) > first)).any(axis=1)
+    return Places(calls.addr[~hit], calls.function[~hit])
 
 
 def in_code(image: Image, addrs: U64) -> Bool:

@@ -56,17 +56,17 @@ def check_against_oracle(data: bytes) -> None:
         symbols = list(symtab.iter_symbols())
         assert found.symbols["st_value"].tolist() == [symbol["st_value"] for symbol in symbols]
         assert found.symbols["st_size"].tolist() == [symbol["st_size"] for symbol in symbols]
-        homes = [SPECIAL.get(symbol["st_shndx"], symbol["st_shndx"]) for symbol in symbols]
-        if "SHN_XINDEX" not in homes:
-            assert found.symbol_sections.tolist() == homes
-        for name, symbol, home in zip(found.symbol_names, symbols, homes, strict=True):
+        homes = [SPECIAL.get(str(one["st_shndx"]), one["st_shndx"]) for one in symbols]
+        assert found.symbol_sections.tolist() == homes
+        rows = zip(found.symbol_names, symbols, found.symbol_sections.tolist(), strict=True)
+        for name, symbol, home in rows:
             if symbol["st_info"]["type"] == "STT_SECTION":
                 assert name == found.section_names[home]
             else:
                 assert name == symbol.name.encode()
-    rows: list[tuple[int, int, int, int, int]] = []
+    relocations: list[tuple[int, int, int, int, int]] = []
     for table in (s for s in sections if isinstance(s, RelocationSection)):
-        rows += [
+        relocations += [
             (
                 table["sh_info"],
                 one["r_offset"],
@@ -83,7 +83,7 @@ def check_against_oracle(data: bytes) -> None:
             for name in ("r_offset", "r_type", "r_sym", "r_addend")
         ),
     ]
-    assert list(zip(*columns, strict=True)) == rows
+    assert list(zip(*columns, strict=True)) == relocations
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)

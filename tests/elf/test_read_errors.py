@@ -99,7 +99,8 @@ def test_linked_files_are_named_for_what_they_are(
 ) -> None:
     source, target = tmp_path / "a.c", tmp_path / "a"
     source.write_text("int main(void) { return 0; }")
-    subprocess.run(["gcc", *flags, str(source), "-o", str(target)], check=True)
+    command = ["gcc", *flags, str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
     hint = "Give the .o files it was linked from (made with `-c`)."
     expected = f"/p/hud.o: this is {kind}, not a relocatable object.{TAIL}{hint}"
     assert text_of(target.read_bytes()) == expected
@@ -290,7 +291,7 @@ def test_names_that_overlap_to_more_than_the_file_are_refused() -> None:
                                     (2, len(symbols), 1, 24)):  # fmt: skip
         table += struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, at, size, link, 0, 1, entry)
         at += size
-    assert "the symbol names claim 85501500 bytes together" in text_of(header + body + table)
+    assert "the symbol names claim 85471500 bytes together" in text_of(header + body + table)
 
 
 def test_slim_lto_objects_of_gcc_are_named(tmp_path: Path) -> None:
@@ -338,7 +339,18 @@ def test_groups_that_name_what_does_not_exist_are_refused(tmp_path: Path) -> Non
     )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def is_read_or_refused(data: bytes) -> bool:
+    """Return whether the object is read with all its names, or refused with a whole text."""
+    try:
+        found = read_object("/p/hud.o", data)
+    except ReloaderError as error:
+        return "Nothing was changed." in str(error)
+    return len(found.symbol_names) == len(found.symbols)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     edits=st.lists(
         st.tuples(
@@ -356,15 +368,12 @@ def test_changed_bytes_never_raise_anything_but_our_own_errors(
     for at, value, width in edits:
         changed = replaced(changed, at % (len(data) - 8), value % 2 ** (8 * width), width)
     for bad in (changed, changed[: cut % len(data)]):
-        try:
-            found = read_object("/p/hud.o", bad)
-        except ReloaderError as error:
-            assert "Nothing was changed." in str(error)
-        else:
-            assert len(found.symbol_names) == len(found.symbols)
+        assert is_read_or_refused(bad)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     section=st.integers(0, 11),
     field=st.sampled_from([0, 4, 8, 0x18, 0x20, 0x28, 0x2C, 0x30, 0x38]),
@@ -376,7 +385,4 @@ def test_changed_section_headers_never_raise_anything_but_our_own_errors(
     start = int.from_bytes(data[0x28:0x30], "little")
     width = 4 if field in {0, 4, 0x28, 0x2C} else 8
     bad = replaced(data, start + 64 * section + field, value % 2 ** (8 * width), width)
-    try:
-        read_object("/p/hud.o", bad)
-    except ReloaderError as error:
-        assert "Nothing was changed." in str(error)
+    assert is_read_or_refused(bad)

@@ -10,15 +10,17 @@ import numpy as np
 
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.dtypes import EHDR, SHDR, SYM
-from reloader.elf.object import ObjectFile
+from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object
-from reloader.ids import NO_ADDR, NO_ROW, U8, Addr, Region
+from reloader.ids import NO_ADDR, NO_ROW, U8, Addr, Generation, Region
 from reloader.link.graph import LinkGraph
-from reloader.link.layout import Placed, image
+from reloader.link.layout import Placed, body_addr, fresh_blocks, image
+from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.build_tables import WANTS_SLOT
+from reloader.link.passes.match_old import match_old
 from reloader.link.passes.resolve import Definitions
 from reloader.link.pipeline import Linked, Setting, link_graph, mark_first_load, read_graph
-from reloader.live.objects import LiveObject
+from reloader.live.objects import DataMap, LiveObject
 from reloader.live.target import Allocation
 
 ARCH = X86_64()
@@ -125,6 +127,51 @@ def link_first(
     mark_first_load(graph)
     setting = link_setting(arena or FakeArena(), [None] * len(objects), names or Names(), relax=relax)
     return link_graph(graph, setting)
+
+
+def live_after(linked: Linked, row: int = 0) -> LiveObject:
+    """Return an object as it is once a first load is live."""
+    graph = linked.graph
+    file, blocks, symbols = graph.objects[row], graph.blocks, graph.symbols
+    block = graph.block_of_section[row]
+    addr = np.where(block >= 0, blocks.addr[np.maximum(block, 0)], np.uint64(NO_ADDR))
+    region = np.where(block >= 0, blocks.region[np.maximum(block, 0)], Region.NONE)
+    data = np.flatnonzero((region == Region.DATA) & (addr != np.uint64(NO_ADDR)))
+    own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
+    return LiveObject(
+        file=file,
+        generation=Generation(1),
+        section_addr=addr.astype(np.uint64),
+        symbol_addr=np.where(file.symbol_sections == UNDEFINED, np.uint64(NO_ADDR), symbols.addr[own]),
+        symbol_slot=symbols.slot[own].copy(),
+        data=DataMap(
+            section=data.astype(np.int32),
+            offset=np.zeros(len(data), np.uint64),
+            size=file.sections["sh_size"][data].astype(np.uint64),
+            addr=addr[data].astype(np.uint64),
+        ),
+    )
+
+
+def link_next(
+    before: Linked, objects: Sequence[ObjectFile], names: Names, arena: FakeArena
+) -> Linked:
+    """Link the next version of a first load."""
+    live = [live_after(before, row) for row in range(len(objects))]
+    graph = read_graph(objects, live, ARCH)
+    bind_data(graph, live, ARCH)
+    match_old(graph, live, ARCH.kinds)
+    return link_graph(graph, link_setting(arena, live, names))
+
+
+def placed_names(linked: Linked) -> set[str]:
+    """Return the sections that were placed."""
+    graph = linked.graph
+    rows = np.flatnonzero(fresh_blocks(graph) & (graph.blocks.section >= 0)).tolist()
+    return {
+        graph.objects[int(graph.blocks.object[row])].section_names[int(graph.blocks.section[row])].decode()
+        for row in rows
+    }
 
 
 def symbol_row(graph: LinkGraph, name: bytes) -> int:
@@ -274,11 +321,35 @@ def host_names(host: Path) -> Names:
     return names
 
 
-def run_linked(host: Path, linked: Linked, arena: FakeArena, entry: bytes, argument: int) -> int:
-    """Map everything in a child, call a function by its canonical address, return its answer."""
+def run_linked(  # noqa: PLR0913  one argument a fact
+    host: Path,
+    linked: Linked,
+    arena: FakeArena,
+    entry: bytes,
+    argument: int,
+    *,
+    beside: Linked | None = None,
+) -> int:
+    """Map everything in a child, call a function by its canonical address, return its answer.
+
+    Args:
+        host: The program of `build_host`.
+        linked: What is flipped to.
+        arena: Its stubs and slots.
+        entry: The function to call.
+        argument: What it gets.
+        beside: An older generation that is mapped as well.
+    """
     graph = linked.graph
     parts = [_part(item.allocation.addr, image(graph, item, ARCH), _protection(item)) for item in linked.placed]
-    parts += _stub_parts(graph, arena)
+    older = beside.placed if beside else []
+    parts += [
+        _part(item.allocation.addr, image(beside.graph, item, ARCH), _protection(item))
+        for item in older
+        if beside
+    ]
+    generations = [beside.graph, graph] if beside else [graph]
+    parts += _stub_parts(generations, arena)
     code = [item.allocation for item in linked.placed if item.region == Region.CODE]
     header = linked.unwind.header
     head = struct.pack(
@@ -304,17 +375,16 @@ def _part(addr: int, data: U8, protection: int) -> bytes:
     return struct.pack("<3q", addr, len(data), protection) + data.tobytes()
 
 
-def _stub_parts(graph: LinkGraph, arena: FakeArena) -> list[bytes]:
+def _stub_parts(generations: Sequence[LinkGraph], arena: FakeArena) -> list[bytes]:
     """Return the stub and slot pages as they are after the flip."""
     count = len(arena.slots)
     if not count:
         return []
     slots = np.array(arena.slots, np.uint64)
-    from_graph = np.flatnonzero(graph.symbols.slot >= 0)
-    body = body_of(graph)
-    for row in from_graph.tolist():
-        if int(body[row]) != NO_ADDR:
-            slots[graph.symbols.slot[row]] = body[row]
+    for graph in generations:
+        body = body_addr(graph)
+        rows = np.flatnonzero((graph.symbols.slot >= 0) & (body != np.uint64(NO_ADDR)))
+        slots[graph.symbols.slot[rows]] = body[rows]
     numbers = np.arange(count, dtype=np.uint64)
     stubs = np.full((_PAGE * 4 // 16, 16), 0xCC, np.uint8)
     ARCH.write_stubs(
@@ -329,9 +399,3 @@ def _stub_parts(graph: LinkGraph, arena: FakeArena) -> list[bytes]:
         _part(arena.slot_addr(0), words.view(np.uint8), 1),
     ]
 
-
-def body_of(graph: LinkGraph) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Return where each symbol's bytes are."""
-    symbols = graph.symbols
-    addr = np.where(symbols.block >= 0, graph.blocks.addr[symbols.block], np.uint64(NO_ADDR))
-    return np.where(addr == np.uint64(NO_ADDR), addr, addr + symbols.offset)

@@ -75,16 +75,20 @@ def _named_from_outside(graph: LinkGraph) -> Bool:
     return named
 
 
-def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
-    """Return (e,) which edges mean the start of a function that callers reach through a stub.
+def means_start(graph: LinkGraph, arch: Architecture) -> Bool:
+    """Return (e,) which edges mean their symbol itself, not a place at some distance from it.
 
     A pc-relative field of code counts from the end of its instruction, thus from the field's.
     """
-    edges, symbols = graph.edges, graph.symbols
+    edges = graph.edges
     counts = np.where(arch.kinds["pc"], arch.kinds["width"], 0).astype(np.int64)
     from_code = graph.blocks.region[edges.block] == Region.CODE
-    adjust = np.where(from_code, counts[edges.kind], 0)
-    return symbols.reloadable[edges.symbol] & (edges.addend + adjust == 0)
+    return edges.addend + np.where(from_code, counts[edges.kind], 0) == 0
+
+
+def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
+    """Return (e,) which edges mean the start of a function that callers reach through a stub."""
+    return graph.symbols.reloadable[graph.edges.symbol] & means_start(graph, arch)
 
 
 def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I32]:

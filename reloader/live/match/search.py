@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from reloader.ids import I64, Bool
-from reloader.live.match.evidence import NOWHERE
+from reloader.live.match.evidence import NOWHERE, Evidence
 from reloader.live.match.names import place_waiting
-from reloader.live.match.place import EQUAL, Placing
+from reloader.live.match.place import EQUAL, Candidates, Placing
 from reloader.live.match.tables import SHF_EXECINSTR, SHT_NOBITS, STB_LOCAL
 
 ENOUGH = 24  # telling bytes that make a hit credible without an agreeing field
+FEW = 8  # ... below which a section's bytes are not even worth a search
 HITS = 64  # hits that are looked at; more say that the bytes are not telling
 TRIES = 4  # sections of an unplaced object that are searched before it counts as not linked
 
@@ -23,32 +24,21 @@ TRIES = 4  # sections of an unplaced object that are searched before it counts a
 def search(placing: Placing) -> None:
     """Find what is left."""
     image = placing.image.memory.tobytes()
-    telling = _telling_counts(placing)
-    for section in _first_of_each_object(placing, telling):
+    for section in _first_of_each_object(placing):
         if placing.base[section] == NOWHERE:
-            _try(placing, image, section, int(telling[section]))
+            _try(placing, image, section)
     for section in _rest(placing):
         if placing.base[section] == NOWHERE:
-            _try(placing, image, section, int(telling[section]))
+            _try(placing, image, section)
 
 
-def _try(placing: Placing, image: bytes, section: int, telling: int) -> bool:
-    base = find(placing, image, section, telling)
+def _try(placing: Placing, image: bytes, section: int) -> bool:
+    base = find(placing, image, section)
     if base == NOWHERE or not placing.claim(section, base, -1):
         return False
     placing.spread(np.array([section], np.int64))
     place_waiting(placing)
     return True
-
-
-def _telling_counts(placing: Placing) -> I64:
-    """Return (s,) how many bytes of each section are neither masked nor zero."""
-    tables = placing.tables
-    telling = (tables.content != 0) & ~tables.masked
-    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(telling, dtype=np.int64)])
-    start = np.maximum(tables.start, 0)
-    end = np.where(tables.start >= 0, start + tables.size, start)
-    return total[end] - total[start]
 
 
 def _open(placing: Placing) -> Bool:
@@ -68,10 +58,10 @@ def _open(placing: Placing) -> Bool:
     return rows
 
 
-def _first_of_each_object(placing: Placing, telling: I64) -> Iterator[int]:
+def _first_of_each_object(placing: Placing) -> Iterator[int]:
     """Yield the largest sections of objects that have no place yet, the largest first."""
     tables = placing.tables
-    rows = np.flatnonzero(_open(placing) & (telling >= ENOUGH))
+    rows = np.flatnonzero(_open(placing) & (tables.telling >= FEW))
     rows = rows[np.argsort(-tables.size[rows], kind="stable")]
     tries = np.zeros(len(tables.objects), np.int64)
     for section in rows.tolist():
@@ -89,7 +79,7 @@ def _rest(placing: Placing) -> list[int]:
     return rows[np.argsort(-tables.size[rows], kind="stable")].tolist()
 
 
-def find(placing: Placing, image: bytes, section: int, telling: int) -> int:
+def find(placing: Placing, image: bytes, section: int) -> int:
     """Return the one place that a section's bytes and fields allow, or NOWHERE."""
     pattern, shift = _pattern(placing, section)
     if not pattern:
@@ -104,7 +94,7 @@ def find(placing: Placing, image: bytes, section: int, telling: int) -> int:
             continue
         if agreeing:
             proven.append(base)
-        elif telling >= ENOUGH:
+        elif placing.tables.telling[section] >= ENOUGH:
             good.append(base)
     chosen = [base for base in proven or good if _is_free(placing, section, base)]
     return chosen[0] if len(chosen) == 1 else NOWHERE
@@ -194,13 +184,39 @@ def known_targets(placing: Placing, relocations: I64) -> I64:
 
 
 def agreement(placing: Placing, section: int, base: int) -> tuple[int, int]:
-    """Return how many fields of a section, if it were at `base`, agree and disagree."""
+    """Return how many fields of a section, if it were at `base`, agree and disagree.
+
+    A field agrees also if the bytes of its target's section stand where it leads.
+    """
     where = np.array([section], np.int64)
     found = placing.reader.read(where, np.array([base], np.int64))
     known = known_targets(placing, found.relocation)
     told = known != NOWHERE
     agrees = known[told] == found.target[told]
-    return int(agrees.sum()), int((~agrees).sum())
+    agreeing, disagreeing = int(agrees.sum()), int((~agrees).sum())
+    if agreeing or disagreeing:
+        return agreeing, disagreeing
+    return _telling_targets(placing, found), 0
+
+
+def _telling_targets(placing: Placing, found: Evidence) -> int:
+    """Return how many fields lead to unplaced sections whose bytes stand there."""
+    tables = placing.tables
+    symbol = tables.relocation_symbol[found.relocation]
+    named = tables.name[symbol] >= 0
+    local = ~named & (tables.symbol_section[symbol] >= 0)
+    targets = Candidates(
+        tables.symbol_section[symbol[local]],
+        found.target[local] - tables.value[symbol[local]],
+        symbol[local],
+    )
+    others = placing.definitions(tables.name[symbol[named]], found.target[named])
+    count = 0
+    for part in (targets, others):
+        for section, base in zip(part.section.tolist(), part.base.tolist(), strict=True):
+            if tables.telling[section] >= FEW and tables.wanted[section]:
+                count += placing.offset_of_difference(section, base) == EQUAL
+    return count
 
 
 def place_by_local_names(placing: Placing) -> None:

@@ -47,6 +47,7 @@ class Tables:
     start: I64  # of its bytes in content, or NO_ROW
     content: U8  # bytes of wanted and merged sections
     masked: Bool  # (len(content),) a linker writes or may rewrite this byte
+    telling: I64  # (s,) bytes of a section that are neither masked nor zero
 
     symbol_object: I64  # (n,)
     symbol_section: I64  # section row, or elf.object's UNDEFINED, ABSOLUTE, COMMON
@@ -114,9 +115,10 @@ def build_tables(objects: Sequence[ObjectFile], kinds: NDArray[np.void]) -> Tabl
         owner, types, flags, headers["sh_size"].astype(np.int64),
         np.maximum(headers["sh_addralign"].astype(np.int64), 1), wanted, merge,
         np.concatenate([file.group_sections for file in objects]) != 0,
-        start, content, np.zeros(len(content), np.bool_), *symbols, *relocations,
+        start, content, np.zeros(len(content), np.bool_), np.zeros(len(owner), np.int64), *symbols, *relocations,
     )  # fmt: skip
     tables.masked = _masks(tables)
+    tables.telling = _telling_counts(tables)
     return tables
 
 
@@ -188,6 +190,14 @@ def _relocations(
         table["r_addend"].astype(np.int64),
         np.searchsorted(section, np.arange(len(wanted) + 1)).astype(np.int64),
     )  # fmt: skip
+
+
+def _telling_counts(tables: Tables) -> I64:
+    telling = (tables.content != 0) & ~tables.masked
+    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(telling, dtype=np.int64)])
+    start = np.maximum(tables.start, 0)
+    end = np.where(tables.start >= 0, start + tables.size, start)
+    return total[end] - total[start]
 
 
 def _masks(tables: Tables) -> Bool:

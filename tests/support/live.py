@@ -1,0 +1,100 @@
+"""Real child processes for the tests of live/: compiled once, waited for by what they say, ended by handle."""
+
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from reloader.live.threads import list_threads, thread_state
+
+PROGRAMS = Path(__file__).resolve().parent.parent / "live" / "programs"
+
+
+@functools.cache
+def _folder() -> Path:
+    path = Path(tempfile.gettempdir()) / f"reloader-tests-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def compile_program(name: str, *flags: str) -> Path:
+    """Return the executable of tests/live/programs/NAME.c; compiled once for equal text and flags."""
+    return compile_text((PROGRAMS / f"{name}.c").read_text(), name, *flags)
+
+
+def compile_text(text: str, name: str = "program", *flags: str) -> Path:
+    """Return the executable of a C text."""
+    every = ("-O2", "-Wall", "-Wextra", "-Werror", "-pthread", *flags)
+    key = hashlib.blake2b(repr((text, every)).encode(), digest_size=8).hexdigest()
+    target = _folder() / f"{name}-{key}"
+    if not target.exists():
+        source = target.with_suffix(f".{os.getpid()}.c")
+        source.write_text(text)
+        unfinished = target.with_suffix(f".{os.getpid()}")
+        subprocess.run(["gcc", *every, "-o", str(unfinished), str(source)], check=True)
+        unfinished.rename(target)
+        source.unlink()
+    return target
+
+
+@contextmanager
+def running(
+    argv: Sequence[str | Path], *, pass_fds: Sequence[int] = (), env: dict[str, str] | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """Run a child with pipes; end it by its handle."""
+    child = subprocess.Popen(
+        [str(word) for word in argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
+        env=env,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        try:
+            child.stdin.close()
+        except BrokenPipeError:
+            pass
+        child.stdout.close()
+
+
+def say(child: subprocess.Popen[str], text: str = "") -> None:
+    """Write a line to the child."""
+    assert child.stdin is not None
+    child.stdin.write(text + "\n")
+    child.stdin.flush()
+
+
+def hear(child: subprocess.Popen[str]) -> str:
+    """Read a line from the child."""
+    assert child.stdout is not None
+    return child.stdout.readline().rstrip("\n")
+
+
+def until(fact: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Look until something is a fact."""
+    end = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < end, f"still not so after {seconds} s: {what}"
+        time.sleep(0.001)
+
+
+def until_blocked(pid: int, count: int) -> None:
+    """Wait until a process has `count` threads and all of them sleep in the kernel."""
+
+    def all_sleep() -> bool:
+        states = [thread_state(pid, tid) for tid in list_threads(pid)]
+        return len(states) >= count and set(states) == {"S"}
+
+    until(all_sleep, f"{count} threads of {pid} are blocked")
