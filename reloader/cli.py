@@ -57,6 +57,13 @@ class Verbs(click.Group):
         module = import_module(f"reloader.commands.{VERBS[cmd_name]}")
         return getattr(module, cmd_name)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb; Ctrl-C is an exit status, without click's empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -48,8 +48,9 @@ class Query:
         memory is still held. Text that reads as a number is an address.
         """
         addr = what if isinstance(what, int) else parse_address(what)
-        if addr is not None and addr < 1 << 63:
-            return self._owner_of_address(target, addr)
+        if addr is not None:
+            # what SQLite cannot hold is no address of a program
+            return self._owner_of_address(target, addr) if addr < 1 << 63 else []
         rows = self._db.raw(
             _OWNER + "WHERE s.target=? AND s.name=? ORDER BY s.live DESC, s.generation DESC"
             " LIMIT 1000",

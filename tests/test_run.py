@@ -180,23 +180,34 @@ def test_events_of_another_session_are_not_shown(project: Project) -> None:
     assert line == "[reloader] hud.o live: draw, score (2 functions) in 3.1 ms\n"
 
 
-def test_ctrl_c_and_ctrl_z_from_a_terminal_reach_the_program(project: Project) -> None:
-    script = "trap 'echo int; exit 4' INT; echo ready; while :; do sleep 0.05; done"
+def test_ctrl_c_from_a_terminal_reaches_the_program_once(project: Project) -> None:
+    script = "trap 'echo int; exit 4' INT; echo ready; while :; do :; done"
     pid, master = pty.fork()
     if pid == 0:
         os.chdir(project.folder)
         command = [*CLI, "run", "--quiet", "--", "sh", "-c", script]
         os.execv(command[0], command)  # noqa: S606 - our own command
     _until(master, b"ready")
-    os.write(master, b"\x1a")  # Ctrl-Z: the job stops as a whole
-    _, status = os.waitpid(pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
-    os.killpg(pid, signal.SIGCONT)  # what a shell's `fg` does
     os.write(master, b"\x03")
     _until(master, b"int")
     _, status = os.waitpid(pid, 0)
     os.close(master)
     assert os.waitstatus_to_exitcode(status) == 4
+
+
+def test_a_program_that_stops_stops_us_and_goes_on_with_us(project: Project) -> None:
+    with subprocess.Popen(
+        [*CLI, "run", "--quiet", "--", "sh", "-c", "kill -STOP $$; echo on; exit 5"],
+        cwd=project.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as client:
+        _, status = os.waitpid(client.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        client.send_signal(signal.SIGCONT)  # what a shell's `fg` does
+        assert client.stdout
+        assert client.stdout.readline() == "on\n"
+        assert client.wait(30) == 5
 
 
 def _until(master: int, text: bytes) -> None:

@@ -23,7 +23,7 @@ from reloader.elf.ar import (
     read_entry,
 )
 from reloader.elf.constants import EM_X86_64
-from reloader.elf.object import ObjectFile
+from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object, snapshot
 from reloader.errors.base import Place
 from reloader.errors.objects import (
@@ -31,6 +31,7 @@ from reloader.errors.objects import (
     ArchiveIndexError,
     EmptyFileError,
     NotElfError,
+    ObjectError,
 )
 from reloader.ids import U8
 
@@ -120,7 +121,24 @@ def read_archive(path: str, data: bytes | U8) -> Archive:
     for entry in indices[:1]:
         symbols = read_index(text, entry, rows, path)
     names = {member.name: row for row, member in enumerate(members)}
-    return Archive(path, raw, members, symbols, names)
+    archive = Archive(path, raw, members, symbols, names)
+    if not indices:
+        archive.symbols.update(index_members(archive))
+    return archive
+
+
+def index_members(archive: Archive) -> dict[bytes, int]:
+    """Return the symbol index that `ranlib` would make."""
+    found: dict[bytes, int] = {}
+    for row in range(len(archive.members)):
+        try:
+            member = archive.object(row)
+        except ObjectError:
+            continue
+        shared = (member.bindings() != 0) & (member.symbol_sections != UNDEFINED)
+        for symbol in np.flatnonzero(shared).tolist():
+            found.setdefault(member.symbol_names[symbol], row)
+    return found
 
 
 def numbered(member: Member, seen: dict[str, int]) -> Member:

@@ -43,5 +43,6 @@ SHN_XINDEX: Final = 0xFFFF
 
 STT_SECTION: Final = 3
 STT_FUNC: Final = 2
+STT_TLS: Final = 6
 STT_GNU_IFUNC: Final = 10
 GRP_COMDAT: Final = 1

@@ -1,9 +1,9 @@
 """Debug information of an object file: where a variable is declared and what it looks like.
 
 pyelftools reads the records, but its own relocation of a large object takes seconds (one Python
-call a relocation), so the sections are relocated here, as arrays, and handed to it ready. What an
-address in them refers to is found in the relocations again: an object's sections all start at 0,
-so the number alone cannot tell `.data` from `.bss`.
+call a relocation), so the sections are relocated here, as arrays, and handed to it ready. What
+an address in them refers to is found in the relocations again: an object's sections all start
+at 0, so the number alone cannot tell `.data` from `.bss`.
 """
 
 import zlib
@@ -19,8 +19,8 @@ from elftools.elf.enums import ENUM_RELOC_TYPE_AARCH64, ENUM_RELOC_TYPE_x64
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64
 
-# The absolute words that compilers put into debug sections, as bytes. By name: their numbers are
-# in the architecture tables, which a reader does not see.
+# The absolute words that compilers put into debug sections, as bytes. By name: their numbers
+# are in the architecture tables, which a reader does not see.
 _WORDS: Final = {
     "R_X86_64_64": 8,
     "R_X86_64_32": 4,
@@ -33,6 +33,12 @@ _NUMBERS: Final = {
     62: ENUM_RELOC_TYPE_x64,
     183: ENUM_RELOC_TYPE_AARCH64,
 }  # EM_X86_64, EM_AARCH64
+_SECTIONS: Final = (
+    "debug_info", "debug_aranges", "debug_abbrev", "debug_frame", "eh_frame", "debug_str",
+    "debug_loc", "debug_ranges", "debug_line", "debug_pubtypes", "debug_pubnames", "debug_addr",
+    "debug_str_offsets", "debug_line_str", "debug_loclists", "debug_rnglists", "debug_sup",
+    "gnu_debugaltlink", "debug_types",
+)  # fmt: skip
 _COMPRESSED: Final = 0x800  # SHF_COMPRESSED
 _CHDR_SIZE: Final = 24  # Elf64_Chdr
 _ZLIB: Final = 1  # ELFCOMPRESS_ZLIB
@@ -72,15 +78,10 @@ class DebugSections:
                 return None
             return DebugSectionDescriptor(BytesIO(data), name, None, len(data), 0)
 
-        names = (
-            "debug_info debug_aranges debug_abbrev debug_frame eh_frame debug_str debug_loc "
-            "debug_ranges debug_line debug_pubtypes debug_pubnames debug_addr debug_str_offsets "
-            "debug_line_str debug_loclists debug_rnglists debug_sup gnu_debugaltlink debug_types"
-        ).split()
         config = DwarfConfig(
             little_endian=True, machine_arch="x64", default_address_size=_ADDR_SIZE
         )
-        return DWARFInfo(config, **{f"{name}_sec": section("." + name) for name in names})
+        return DWARFInfo(config, **{f"{name}_sec": section("." + name) for name in _SECTIONS})
 
 
 def relocated_debug_sections(obj: ObjectFile) -> dict[str, bytes]:

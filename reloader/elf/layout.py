@@ -134,11 +134,24 @@ def _members(record: DIE) -> tuple[Member, ...]:
 
 
 def _offset(member: DIE) -> int:
-    attributes = member.attributes
-    if "DW_AT_data_bit_offset" in attributes:
-        return int(cast("Any", attributes["DW_AT_data_bit_offset"].value)) // 8
-    place: Any = attributes.get("DW_AT_data_member_location")
-    return int(place.value) if place is not None and isinstance(place.value, int) else 0
+    """Return the byte that a member, or the first bit of a bit-field, is in."""
+
+    def number(name: str) -> int | None:
+        attribute: Any = member.attributes.get(f"DW_AT_{name}")
+        usable = attribute is not None and isinstance(attribute.value, int)
+        return int(attribute.value) if usable else None
+
+    start = number("data_bit_offset")
+    if start is not None:
+        return start // 8
+    place = number("data_member_location") or 0
+    from_top = number(
+        "bit_offset"
+    )  # before DWARF 5: counted from the storage unit's highest bit
+    if from_top is None:
+        return place
+    unit, bits = number("byte_size") or 0, number("bit_size") or 0
+    return place + (unit * 8 - from_top - bits) // 8
 
 
 def _name(die: DIE) -> str:

@@ -1,9 +1,10 @@
 """Which source line each byte of an object's code comes from.
 
-A line program is a byte code whose instructions have to be read one after the other only to find
-where each begins; everything else is cumulative sums. So the length that an instruction would
-have is computed for every byte at once, the chain of real ones is followed, and the rows come out
-as columns: some 20 ms for a megabyte of code, where reading row by row takes seconds.
+A line program is a byte code whose instructions have to be read one after the other only to
+find where each begins; everything else is cumulative sums. So the length that an instruction
+would have is computed for every byte at once, the chain of real ones is followed, and the rows
+come out as columns: a fifth of a second for the 260,000 rows of sqlite3.o, twenty times faster
+than row by row, and some milliseconds for an ordinary object.
 """
 
 from collections import OrderedDict
@@ -168,15 +169,22 @@ def _run(code: U8, program: Any, pointers: Pointers) -> _Rows:  # noqa: ANN401  
     lines = np.append(0, np.cumsum(step))
     line = 1 + lines[1:] - lines[before]
     file = _last(opcode == _SET_FILE, unsigned, before, default=1)
-    section, addr = _addresses(extended & (kind == _SET_ADDRESS), starts, advance, body, base, pointers)
+    section, addr = _addresses(
+        extended & (kind == _SET_ADDRESS), starts, advance, body, base, pointers
+    )
 
     emit = (special | (opcode == _COPY) | end) & (section >= 0)
     key = (section << _SECTION) | (addr & ((1 << _SECTION) - 1))
     return _Rows(key[emit], line[emit], file[emit], end[emit])
 
 
-def _addresses(  # noqa: PLR0913  the state of a line program
-    sets: Bool, starts: I64, advance: I64, body: U8, base: int, pointers: Pointers
+def _addresses(  # noqa: PLR0913, PLR0917  the state of a line program
+    sets: Bool,
+    starts: I64,
+    advance: I64,
+    body: U8,
+    base: int,
+    pointers: Pointers,
 ) -> tuple[I64, I64]:
     """Return the section and offset at each instruction; section -1 where no address was set."""
     rows = np.flatnonzero(sets)

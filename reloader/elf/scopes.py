@@ -1,10 +1,10 @@
 """In which function each variable of an object is declared, read from its debug information.
 
-A compiler numbers static locals (`x.0`, `x.1`) by its own order, which an edit changes; the path of
-functions around the declaration is what stays. pyelftools takes some 30 us a record, so the tree
-is walked here with nothing but the abbreviations' sizes, and only the records on the path to a
-variable are read with it. Where records name their next sibling (gcc), subtrees without an
-address in them are stepped over.
+A compiler numbers static locals (`x.0`, `x.1`) by its own order, which an edit changes; the
+path of functions around the declaration is what stays. pyelftools takes some 30 us a record, so
+the tree is walked here with nothing but the abbreviations' sizes, and only the records on the
+path to a variable are read with it. Where records name their next sibling (gcc), subtrees
+without an address in them are stepped over.
 """
 
 from bisect import bisect_left

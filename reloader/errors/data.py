@@ -75,15 +75,11 @@ class DataLayoutError(RefusedError):
         self.rows = tuple(rows)
         options = " ".join(f"--reinit {row.name}" for row in self.rows)
         these = "this variable" if len(self.rows) == 1 else "these variables"
-        super().__init__(
-            "\n".join(
-                [
-                    *map(str, self.rows),
-                    f"{UNTOUCHED} Restore the size, or start {these} anew, losing the live value: "
-                    f"{options}",
-                ]
-            )
+        remedy = (
+            f"{UNTOUCHED} Restore the size, or start {these} anew, losing the live value: "
+            f"{options}"
         )
+        super().__init__("\n".join([*map(str, self.rows), remedy]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +107,11 @@ class AmbiguousVariableError(RefusedError):
     def __init__(self, rows: Sequence[VariableRow]) -> None:
         self.rows = tuple(rows)
         options = " ".join(f"--reinit {row.name}" for row in self.rows)
-        super().__init__(
-            "\n".join(
-                [
-                    *map(str, self.rows),
-                    f"{UNTOUCHED} Compile with -g, which says in which function each one is, give "
-                    f"them different names, or start them anew, losing the live values: {options}",
-                ]
-            )
+        remedy = (
+            f"{UNTOUCHED} Compile with -g, which says in which function each one is, give "
+            f"them different names, or start them anew, losing the live values: {options}"
         )
+        super().__init__("\n".join([*map(str, self.rows), remedy]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +139,12 @@ class AmbiguousReferenceError(RefusedError):
     def __init__(self, rows: Sequence[ReferenceRow]) -> None:
         self.rows = tuple(rows)
         objects = ", ".join(sorted({row.place.object for row in self.rows}))
-        super().__init__(
-            "\n".join(
-                [
-                    *map(str, self.rows),
-                    "The variables of that section moved apart, so the two readings lead to "
-                    f"different addresses. {UNTOUCHED} Build {objects} with -fdata-sections, which "
-                    "gives each variable a section of its own, and reload it.",
-                ]
-            )
+        remedy = (
+            "The variables of that section moved apart, so the two readings lead to "
+            f"different addresses. {UNTOUCHED} Build {objects} with -fdata-sections, which "
+            "gives each variable a section of its own, and reload it."
         )
+        super().__init__("\n".join([*map(str, self.rows), remedy]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +168,8 @@ class DataUnplacedError(RefusedError):
     def __init__(self, rows: Sequence[UnplacedRow]) -> None:
         self.rows = tuple(rows)
         options = " ".join(f"--reinit {row.name}" for row in self.rows)
-        super().__init__(
-            "\n".join(
-                [
-                    *map(str, self.rows),
-                    f"{UNTOUCHED} Attach to a program with its symbol table, or start them anew, "
-                    f"losing the live values: {options}",
-                ]
-            )
+        remedy = (
+            f"{UNTOUCHED} Attach to a program with its symbol table, or start them anew, "
+            f"losing the live values: {options}"
         )
+        super().__init__("\n".join([*map(str, self.rows), remedy]))

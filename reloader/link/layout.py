@@ -50,9 +50,8 @@ def place(graph: LinkGraph, allocate: Allocate) -> list[Placed]:
     rows = rows[order]
     group = blocks.object[rows].astype(np.int64) << 8 | blocks.region[rows]
     heads = np.flatnonzero(np.diff(group, prepend=group[:1] - 1))
-    placed: list[Placed] = []
-    for first, last in zip(heads.tolist(), [*heads[1:].tolist(), len(rows)], strict=True):
-        placed.append(_place_group(graph, rows[first:last], allocate))
+    groups = np.split(rows, heads[1:]) if len(rows) else []
+    placed = [_place_group(graph, group, allocate) for group in groups]
     place_symbols(graph)
     return placed
 

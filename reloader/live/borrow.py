@@ -13,12 +13,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Final
 
 from reloader.errors.live import InjectionError, TargetGoneError
 from reloader.ids import U8, U64
 from reloader.live import ptrace
+from reloader.live.guard import build_guard, frame_size
 from reloader.live.ptrace import (
     R_ORIG_RAX,
     R_R8,
@@ -32,7 +34,7 @@ from reloader.live.ptrace import (
     R_RSI,
     R_RSP,
 )
-from reloader.live.threads import STOP_SECONDS, Tracee, reissue, thread_state
+from reloader.live.threads import PRIORITY, STOP_SECONDS, Tracee, reissue, thread_state
 
 SYS_MMAP, SYS_MUNMAP, SYS_CLOSE, SYS_GETPID = 9, 11, 3, 39
 PROT_RX, PROT_RW = 5, 3
@@ -41,7 +43,7 @@ AREA_SIZE: Final = 512 << 10  # a page of code, then the stack
 MARKER: Final = bytes.fromhex(
     "4889c3b8270000000f05cc"
 )  # mov %rax,%rbx; mov $39,%eax; syscall; int3
-MARKER_END: Final = len(MARKER) - 1  # rip while that system call is entered
+RED_ZONE: Final = 128  # bytes below rsp that a function may use
 NO_CALL: Final = (1 << 64) - 1
 ALL_SIGNALS: Final = (1 << 64) - 1
 SYSCALL_STOP: Final = 0x80 | 5
@@ -54,26 +56,30 @@ FUNCTION_REGISTERS: Final = (R_RDI, R_RSI, R_RDX, R_RCX, R_R8, R_R9)
 SYSCALL_REGISTERS: Final = (R_RDI, R_RSI, R_RDX, R_R10, R_R8, R_R9)
 
 
+@dataclass(frozen=True, slots=True)
+class Gadgets:
+    """Code of the C library that a borrowed thread uses."""
+
+    syscall: int  # address of `syscall; ret`
+    restorer: int  # address of `mov $SYS_rt_sigreturn,%rax; syscall`
+
+
 class BorrowedThread:
     """A seized and stopped thread that calls what we say."""
 
-    def __init__(self, tracee: Tracee, syscall_addr: int) -> None:
-        """Save a stopped thread's state; `syscall_addr` is any `syscall` instruction there."""
+    def __init__(self, tracee: Tracee, gadgets: Gadgets) -> None:
+        """Save the state of a stopped thread."""
         self.tracee, self.pid, self.tid = tracee, tracee.pid, tracee.tid
-        self._syscall_addr = syscall_addr
+        self._gadgets = gadgets
         self._saved = ptrace.empty_registers(1)[0]
         ptrace.get_registers(self.tid, self._saved)
         self._vectors = ptrace.get_vector_state(self.tid)
         self._mask = ptrace.get_signal_mask(self.tid)
         self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        self.area = 0
+        self.area = self._code = self._guard = 0
         self._was_told_to_stop = False
         self._result: U64 = ptrace.empty_registers(1)[0]
-
-    @property
-    def registers(self) -> U64:
-        """The registers that the thread was stopped with."""
-        return self._saved
+        self._scheduling: tuple[int, os.sched_param] | None = None
 
     @property
     def scratch(self) -> int:
@@ -82,11 +88,16 @@ class BorrowedThread:
 
     def prepare(self) -> None:
         """Map our area inside: a page of code that ends every call, and a stack."""
+        self._hurry()
         ptrace.set_signal_mask(self.tid, ALL_SIGNALS)
-        self.area = self._map(AREA_SIZE, PROT_RW)
-        code = self._map(4096, PROT_RX)
-        self._code = code
-        self.write(code, MARKER)
+        with self._guard_on_its_stack():
+            self.area = self._map(AREA_SIZE, PROT_RW)
+            self._code = self._map(4096, PROT_RX)
+            guard = self._put_guard(self.area + AREA_SIZE)
+            # after the marker: mov $guard+8,%rsp; mov $15,%eax; syscall (rt_sigreturn)
+            back = b"\x48\xbc" + (guard + 8).to_bytes(8, "little") + b"\xb8\x0f\0\0\0\x0f\x05"
+            self.write(self._code, MARKER + back)
+        self._guard = guard
 
     def write(self, addr: int, data: bytes) -> None:
         """Write target memory, whatever its protection."""
@@ -101,10 +112,8 @@ class BorrowedThread:
         registers = self._saved.copy()
         for column, value in zip(SYSCALL_REGISTERS, arguments, strict=False):
             registers[column] = value & NO_CALL
-        registers[R_RAX], registers[R_ORIG_RAX] = number, NO_CALL
-        registers[R_RIP] = self._syscall_addr
-        ptrace.set_registers(self.tid, registers)
-        end = self._syscall_addr + 2
+        self._go(registers, number)
+        end = self._gadgets.syscall + 2
         self._run_until(lambda now: int(now[R_RIP]) == end and int(now[R_ORIG_RAX]) == number)
         self._run_until(lambda now: int(now[R_RIP]) == end)
         result = int(self._result[R_RAX])
@@ -115,14 +124,13 @@ class BorrowedThread:
         registers = self._saved.copy()
         for column, value in zip(FUNCTION_REGISTERS, arguments, strict=False):
             registers[column] = value & NO_CALL
-        top = self.area + AREA_SIZE - 64
+        top = (self._guard - 64) & ~63
         self.write(top - 8, self._code.to_bytes(8, "little"))
         registers[R_RSP], registers[R_RIP] = top - 8, function
         registers[R_RAX], registers[R_ORIG_RAX] = 0, NO_CALL
         registers[ptrace.R_EFLAGS] = CALL_FLAGS
         ptrace.set_registers(self.tid, registers)
-        marker = self._code + MARKER_END
-        # the marker's own getpid overwrites rax: what the function returned was moved away
+        marker = self._code + len(MARKER)
         self._run_until(
             lambda now: int(now[R_RIP]) == marker and int(now[R_ORIG_RAX]) == SYS_GETPID
         )
@@ -131,19 +139,61 @@ class BorrowedThread:
     def give_back(self) -> None:
         """Take away our area, restore everything, and let the thread go on where it was."""
         with contextlib.suppress(ProcessLookupError, TargetGoneError):
-            if self.area:
-                self.syscall(SYS_MUNMAP, self.area, AREA_SIZE)
-                self.syscall(SYS_MUNMAP, self._code, 4096)
-            self._plain_stop()
+            with self._guard_on_its_stack():
+                for addr, size in ((self.area, AREA_SIZE), (self._code, 4096)):
+                    if addr:
+                        self.syscall(SYS_MUNMAP, addr, size)
+                self._plain_stop()
             ptrace.set_vector_state(self.tid, self._vectors)
             ptrace.set_signal_mask(self.tid, self._mask)
             ptrace.set_registers(self.tid, self._saved)
             reissue(self.pid, self.tracee, self._saved.copy())
+        self._calm_down()
         os.close(self._memory)
         self.tracee.detach()
         if self._was_told_to_stop:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def _guard_on_its_stack(self) -> Generator[None]:
+        """Keep the way back below the red zone of the thread's own stack, while there is no other place."""
+        end = int(self._saved[R_RSP]) - RED_ZONE
+        start = end - frame_size(self._vectors)
+        kept = self.read(start, end - start)
+        self._guard = self._put_guard(end)
+        try:
+            yield
+        finally:
+            self.write(start, kept)
+
+    def _put_guard(self, end: int) -> int:
+        """Write a guard that ends below an address; return where its first word is."""
+        addr, content = build_guard(
+            end, self._gadgets.restorer, self._saved, self._vectors, self._mask
+        )
+        self.write(addr, content)
+        return addr
+
+    def _hurry(self) -> None:
+        """Run the thread before the program's other threads: they would wait for nothing, it is waited for."""
+        with contextlib.suppress(OSError):
+            before = (os.sched_getscheduler(self.tid), os.sched_getparam(self.tid))
+            # the agent's thread, created by it, must not inherit this
+            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(self.tid, policy, os.sched_param(PRIORITY))
+            self._scheduling = before
+
+    def _calm_down(self) -> None:
+        if self._scheduling:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(self.tid, *self._scheduling)
+
+    def _go(self, registers: U64, number: int) -> None:
+        """Set the thread before a `syscall; ret` that returns into the guard."""
+        registers[R_RAX], registers[R_ORIG_RAX] = number, NO_CALL
+        registers[R_RIP], registers[R_RSP] = self._gadgets.syscall, self._guard
+        ptrace.set_registers(self.tid, registers)
 
     def _map(self, size: int, protection: int) -> int:
         at = self.syscall(SYS_MMAP, 0, size, protection, MAP_PRIVATE_ANONYMOUS, -1, 0)
@@ -153,12 +203,8 @@ class BorrowedThread:
 
     def _plain_stop(self) -> None:
         """Leave the system-call-stop: restarting is decided where signals are."""
-        registers = self._saved.copy()
-        registers[R_RIP], registers[R_ORIG_RAX] = self._syscall_addr, NO_CALL
-        registers[R_RAX] = (
-            SYS_GETPID  # should it run on before the stop, it makes a harmless call
-        )
-        ptrace.set_registers(self.tid, registers)
+        # should it run on before the stop, it makes a harmless call
+        self._go(self._saved.copy(), SYS_GETPID)
         self.tracee.interrupt()
         ptrace.ptrace(ptrace.PTRACE_CONT, self.tid)
         self._await_stop()
@@ -200,8 +246,7 @@ class BorrowedThread:
                 raise InjectionError(self.pid, "a call", why)
 
 
-def find_syscall(read: Callable[[int, int], U8], start: int, end: int) -> int:
-    """Return the address of a `syscall` instruction in a code range, or 0."""
-    text = read(start, end - start).tobytes()
-    at = text.find(b"\x0f\x05")
+def find_gadget(read: Callable[[int, int], U8], start: int, end: int) -> int:
+    """Return the address of a `syscall; ret` in a code range, or 0; getpid has one."""
+    at = read(start, end - start).tobytes().find(b"\x0f\x05\xc3")
     return start + at if at >= 0 else 0

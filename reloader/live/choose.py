@@ -21,7 +21,8 @@ from reloader.errors.live import (
 )
 from reloader.ids import U8, U64
 from reloader.live import ptrace, sigframes, threads
-from reloader.live.borrow import BorrowedThread, find_syscall
+from reloader.live.borrow import BorrowedThread, Gadgets, find_gadget
+from reloader.live.cfi import Unwinder
 from reloader.live.maps import read_maps
 from reloader.live.modules import (
     Module,
@@ -46,9 +47,9 @@ class Entrance:
     maps: list[Mapping]
     dlopen: int
     dlerror: int
-    syscall: int  # address of a `syscall` instruction
+    gadgets: Gadgets
     unsafe: U64  # (r, 2) code in which locks are held
-    restorers: U64
+    unwinder: Unwinder
     start_offset: int  # of reloader_start in the agent
 
 
@@ -81,17 +82,24 @@ def survey(pid: int, agent: bytes) -> Entrance:
             pid, ["it has no GNU C library: static and musl programs cannot be entered"]
         )
     dlopen, dlerror = libc.address(b"dlopen"), libc.address(b"dlerror")
+    restorers = sigframes.find_restorers(maps, read).tolist()
     code = next(m for m in maps if libc.start <= m.start < libc.end and "x" in m.protection)
     return Entrance(
         pid,
         maps,
         dlopen or _elsewhere(modules, b"dlopen"),
         dlerror or _elsewhere(modules, b"dlerror"),
-        find_syscall(read, code.start, code.end),
+        _gadgets(pid, find_gadget(read, code.start, code.end), restorers),
         unsafe_ranges(modules, loader_base(pid)),
-        sigframes.find_restorers(maps, read),
+        Unwinder(maps, read, restorers),
         _agent_start_offset(agent),
     )
+
+
+def _gadgets(pid: int, syscall: int, restorers: Sequence[int]) -> Gadgets:
+    if not syscall or not restorers:
+        raise AttachError(pid, ["its C library has no `syscall; ret` or no signal restorer"])
+    return Gadgets(syscall, restorers[0])
 
 
 def _elsewhere(modules: Sequence[Module], name: bytes) -> int:
@@ -130,8 +138,18 @@ def where_unsafe(entrance: Entrance, registers: U64) -> str:
     for row in in_ranges(unsafe, words).tolist():
         addr = int(words[row])
         if ptrace.read_memory(pid, addr - 7, before) == 7 and _follows_call(before.tobytes()):
-            return f"called from {addr:#x}"
+            return "" if _frames_are_safe(entrance, registers) else f"called from {addr:#x}"
     return ""
+
+
+def _frames_are_safe(entrance: Entrance, registers: U64) -> bool:
+    """Return whether unwinding, to the outermost frame, meets no unsafe code.
+
+    Settles what the words leave open: a big buffer of main() still holds what the loader left
+    on the stack before.
+    """
+    counters, complete = entrance.unwinder.walk(registers.tolist())
+    return complete and not in_ranges(entrance.unsafe, np.array(counters, np.uint64)).size
 
 
 def _try_thread(entrance: Entrance, tid: int) -> tuple[BorrowedThread | None, str]:
@@ -149,7 +167,7 @@ def _try_thread(entrance: Entrance, tid: int) -> tuple[BorrowedThread | None, st
         # a signal that is about to be delivered, or a job-control stop: not now
         why = "getting a signal" if tracee.signal else where_unsafe(entrance, registers)
         if not why:
-            return BorrowedThread(tracee, entrance.syscall), ""
+            return BorrowedThread(tracee, entrance.gadgets), ""
     except BaseException:
         tracee.detach()
         raise

@@ -2,7 +2,7 @@
 
 All threads are stopped, so no thread sees half of it; what remains to be checked is that none
 stands inside the bytes. One that does is stepped out of them, an instruction at a time: in a
-short function that many threads call all the time there is no moment at which all are elsewhere.
+short function that many threads call all the time there is no moment at which all are outside.
 Where that is not possible (it waits in a system call there, or a signal handler will return
 there) they all go on and the write is tried again a little later.
 
@@ -214,8 +214,8 @@ def _caught(plan: RedirectPlan, stopped: Stopped) -> tuple[int, int, int] | None
 def _step_out(plan: RedirectPlan, stopped: Stopped) -> None:
     """Let each thread that stands inside the bytes go on until it is out of them.
 
-    All signals but the step's own wait meanwhile. A thread in a system call is left alone, since
-    it would make the call again and may not come back.
+    All signals but the step's own wait meanwhile. A thread in a system call is left alone: it
+    would make the call again and may not come back.
     """
     if not isinstance(stopped, StoppedThreads):
         return

@@ -39,7 +39,6 @@ from reloader.live.frames import (
 from reloader.live.scan import Hits, Memory, Ranges, pointer_guard_addr, without
 from reloader.live.target import Allocation, Stopped, Target
 
-
 _SCAN_SHARE: Final = 0.8  # of the longest stop
 _USUAL_RATE: Final = 2e9  # bytes a second that any machine of today can look at
 

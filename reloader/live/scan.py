@@ -98,18 +98,19 @@ class Sieve:
         self.value = np.uint64(_rotated((low ^ (guard or 0)) & common))
         self.words = np.empty(_BATCH // 8, np.uint64)
         self.hits = np.empty(_BATCH // 8, np.bool_)
+        self.mangled = np.empty(_BATCH // 8, np.bool_)
 
     def passing(self, words: U64) -> I64:
         """Return the indices of the words that may be pointers into the ranges."""
         room, hits = self.words[: len(words)], self.hits[: len(words)]
         np.subtract(words, self.low, out=room)
         np.less(room, self.size, out=hits)
-        found: I64 = np.flatnonzero(hits)
         if self.mask is not None:
             np.bitwise_and(words, self.mask, out=room)
-            np.equal(room, self.value, out=hits)
-            found = np.union1d(found, np.flatnonzero(hits))
-        return found
+            mangled = self.mangled[: len(words)]
+            np.equal(room, self.value, out=mangled)
+            np.logical_or(hits, mangled, out=hits)
+        return np.flatnonzero(hits)
 
 
 @dataclass(slots=True)

@@ -117,7 +117,9 @@ def test_a_stub_jumps_through_its_slot() -> None:
     slot = np.array([0x0F00_0000, 0x4000_0008], np.uint64)
     ARCH.write_stubs(stubs, at, slot)
     for row in range(2):
-        decoded = list(capstone.Cs(*ARCH.capstone).disasm_lite(stubs[row].tobytes(), int(at[row])))
+        decoded = list(
+            capstone.Cs(*ARCH.capstone).disasm_lite(stubs[row].tobytes(), int(at[row]))
+        )
         assert [step[2] for step in decoded[:3]] == ["endbr64", "jmp", "int3"]
         next_pc = decoded[1][0] + decoded[1][1]
         shift = int(slot[row]) - next_pc
@@ -171,7 +173,9 @@ def test_descriptor_sequences_keep_their_register(tmp_path: Path) -> None:
     out = ARCH.rewrite_thread_local(graph.content, field, KINDS["table"][graph.edges.kind])
     assert out.done.all()
     code = graph.block_bytes(0).tobytes()
-    text = [f"{m} {o}".strip() for _, _, m, o in capstone.Cs(*ARCH.capstone).disasm_lite(code, 0)]
+    text = [
+        f"{m} {o}".strip() for _, _, m, o in capstone.Cs(*ARCH.capstone).disasm_lite(code, 0)
+    ]
     assert text == ["mov r9, 0", "nop"] or text == ["mov r9, 0", "xchg ax, ax"]
 
 
@@ -195,5 +199,3 @@ def test_the_table_says_how_far_a_linker_rewrites() -> None:
         "GOTTPOFF": (-3, 4),
         "PC32": (0, 4),
     }
-
-

@@ -79,7 +79,6 @@ def test_a_member_is_an_object_with_its_own_identity(tmp_path: Path) -> None:
 
 def test_two_members_of_one_name_are_told_apart(tmp_path: Path) -> None:
     names = objects(tmp_path, "x/util.o", "y/util.o")
-    (tmp_path / "y/other.o").write_bytes((tmp_path / "y/util.o").read_bytes())
     found = archived(tmp_path, "qcs", *names)
     assert [member.name for member in found.members] == ["util.o", "util.o:2"]
     assert found.object(1).name.endswith("lib.a(util.o:2)")
@@ -110,14 +109,17 @@ def test_a_lost_member_of_a_thin_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.o").unlink()
     with pytest.raises(ObjectError) as caught:
         found.object(0)
-    lost = f"the thin archive's member {tmp_path / 'a.o'} cannot be read: No such file or directory"
+    member = f"the thin archive's member {tmp_path / 'a.o'}"
+    lost = f"{member} cannot be read: No such file or directory"
     assert str(caught.value) == f"{tmp_path / 'lib.a'}: {lost}.{TAIL}{AGAIN}"
 
 
-def test_an_archive_without_an_index_has_members_and_no_symbols(tmp_path: Path) -> None:
-    found = archived(tmp_path, "rcS", *objects(tmp_path, "a.o"))
-    assert [member.name for member in found.members] == ["a.o"]
-    assert found.symbols == {}
+def test_an_archive_without_an_index_gets_one_from_its_members(tmp_path: Path) -> None:
+    names = objects(tmp_path, "a.o", "b.o")
+    (tmp_path / "notes.txt").write_text("no object")
+    found = archived(tmp_path, "rcS", "notes.txt", *names)
+    assert [member.name for member in found.members] == ["notes.txt", *names]
+    assert found.symbols == {b"f_a": 1, b"f_b": 2}
 
 
 def test_an_empty_archive_has_no_members() -> None:

@@ -41,7 +41,9 @@ KEPT = ("score", "lives", "at", "level", "names", "counters")
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
-def test_an_edit_of_code_alone_keeps_every_variable(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_an_edit_of_code_alone_keeps_every_variable(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
     old = compile_c(tmp_path / "old", GAME, *flags)
     new = compile_c(tmp_path / "new", GAME.replace("score += i", "score += i * 2"), *flags)
     graph, report = bind(old, new)
@@ -104,7 +106,9 @@ int g(int i) { static int x = 2; x += i; return x; }
 """
 
 
-@pytest.mark.parametrize("flags", [("-O2", "-g"), ("-O0", "-g"), ("-O2",), ("-O0",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [("-O2", "-g"), ("-O0", "-g"), ("-O2",), ("-O0",)], ids=" ".join
+)
 def test_renumbered_static_locals_keep_the_value_of_their_own_function(
     tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -132,7 +136,9 @@ def by_initial_value(version: Compiled, graph: LinkGraph | None) -> dict[int, in
 
 
 def test_a_new_static_local_of_a_used_name_is_new_and_the_others_stay(tmp_path: Path) -> None:
-    added = STATICS.replace("int g", "int h(int i) { static int x = 3; x -= i; return x; }\nint g")
+    added = STATICS.replace(
+        "int g", "int h(int i) { static int x = 3; x -= i; return x; }\nint g"
+    )
     old = compile_c(tmp_path / "old", STATICS, "-O2", "-g")
     new = compile_c(tmp_path / "new", added, "-O2", "-g")
     graph, report = bind(old, new)
@@ -172,7 +178,9 @@ def test_reinit_starts_a_variable_anew_in_its_own_block(tmp_path: Path) -> None:
 
 def test_common_variables_keep_their_place_when_they_get_an_initialiser(tmp_path: Path) -> None:
     old = compile_c(tmp_path / "old", "int a; int b; int f(void) { return a + b; }", "-fcommon")
-    new = compile_c(tmp_path / "new", "int a = 2; int b; int f(void) { return b - a; }", "-fcommon")
+    new = compile_c(
+        tmp_path / "new", "int a = 2; int b; int f(void) { return b - a; }", "-fcommon"
+    )
     graph, report = bind(old, new)
     assert sorted(report.kept) == ["a", "b"]
     assert address_of(graph, "a") == live_address(old, "a")
@@ -217,7 +225,7 @@ def test_a_new_global_variable_names_its_block_as_a_root(tmp_path: Path) -> None
 
 def test_a_new_name_of_a_kept_variable_is_the_same_variable(tmp_path: Path) -> None:
     source = "int a = 1; int f(void) { return a++; }"
-    alias = "extern int b __attribute__((alias(\"a\"))); int a = 1; int f(void) { return b++; }"
+    alias = 'extern int b __attribute__((alias("a"))); int a = 1; int f(void) { return b++; }'
     old = compile_c(tmp_path / "old", source, "-O2")
     new = compile_c(tmp_path / "new", alias, "-O2")
     graph, _ = bind(old, new)
@@ -238,7 +246,9 @@ def test_the_next_reload_starts_where_the_last_one_left_the_data(tmp_path: Path)
     live = LiveObject(second.file, fake.generation, fake.section_addr,
                       graph.symbols.addr.copy(), fake.symbol_slot, mapped)  # fmt: skip
     fresh = address_of(graph, "fresh")
-    third = compile_c(tmp_path / "3", second_source.replace("return level++", "return ++level"), "-O2")
+    third = compile_c(
+        tmp_path / "3", second_source.replace("return level++", "return ++level"), "-O2"
+    )
     graph, report = bind(live, third)
     place(graph, 0xA000_0000)
     assert wrong_references(graph, third) == []

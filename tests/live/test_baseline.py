@@ -127,10 +127,7 @@ EDITS = {
     "callee": ("{once, twice}", "{twice, once}"),
     "initial value": ("{1, 2, 3, 5}", "{1, 2, 3, 4}"),
     "operand": ("sum += weights[i]", "sum += calls"),
-    "array size": (
-        "calls = 1;",
-        "calls = 1, more[64] = {1};\nint get(int i) { return more[i]; }",
-    ),
+    "array size": ("weights[4] = {1, 2, 3, 5}", "weights[5] = {1, 2, 3, 5, 8}"),
 }
 
 
@@ -173,20 +170,45 @@ def test_swapped_callees_are_noticed_though_the_bytes_agree(tmp_path: Path) -> N
     assert "refers to g at" in placement.reason
 
 
+def test_shrunk_array_is_noticed_though_all_bytes_agree(tmp_path: Path) -> None:
+    program = build(tmp_path, SOURCES, "-O1")
+    text = MAIN.replace("static int scratch[16];", "static int scratch[8];")
+    edited = load(compile_c(tmp_path, "edited/main.c", text, "-O1"))
+    placement = program.baseline([edited, program.objects[1]]).placements[0]
+    assert placement.state == State.DIFFERENT
+    assert placement.reason.startswith("scratch has 32 bytes, in the program 64 at 0x")
+
+
+def test_grown_array_that_reaches_behind_the_program_does_not_fit(tmp_path: Path) -> None:
+    program = build(tmp_path, SOURCES, "-O1")
+    text = MAIN.replace("static int scratch[16];", "static int scratch[160];")
+    edited = load(compile_c(tmp_path, "edited/main.c", text, "-O1"))
+    placement = program.baseline([edited, program.objects[1]]).placements[0]
+    assert placement.state == State.DIFFERENT
+    assert placement.reason.startswith(".bss of 6")
+    assert "bytes does not fit at 0x" in placement.reason
+
+
 def with_archive(folder: Path, *flags: str) -> Linked:
     """Return a program whose archive has members that it does not need."""
-    used = compile_c(folder, "used.c", "int used(int x) { return x * 41 + 7; }", *flags)
+    used = compile_c(
+        folder,
+        "used.c",
+        "int used(int x) { for (int i = 0; i < 9; i++) x ^= x * 41 + (i << 3); return x; }",
+        *flags,
+    )
     spare = compile_c(
         folder,
         "spare.c",
-        "int spare(int x) { return x * 43 + 9; } int tiny(void) { return 0; }",
+        "int spare(int x) { for (int i = 2; i < 7; i++) x |= x * 43 - i; return x; }"
+        "int tiny(void) { return 0; }",
         *flags,
     )
     tiny = compile_c(folder, "tiny.c", "int tiny(void) { return 0; }", *flags)
     main = compile_c(
         folder,
         "main.c",
-        "int used(int), tiny(void); int main(int c, char **v) { return used(c) + tiny(); }",
+        "int used(int), tiny(void);int main(int c, char **v) { return used(c * 77 + tiny()); }",
         *flags,
     )
     library = archive(folder, "libparts.a", used, tiny, spare)
@@ -241,8 +263,9 @@ def test_object_of_another_program_with_its_own_main_is_absent(
 @pytest.mark.parametrize("stripped", [False, True], ids=["symbols", "stripped"])
 def test_common_symbols_have_an_address_and_an_owner(tmp_path: Path, *, stripped: bool) -> None:
     sources = {
-        "a.c": "int pool[8]; int other(void); int main(void) { return pool[1] + other(); }",
-        "b.c": "int pool[8]; int late; int other(void) { return pool[2] + late; }",
+        "a.c": "int pool[8]; int other(int); int main(int c, char **v) {"
+        " for (int i = 0; i < 8; i++) pool[i] = c * 1234567 + other(i); return pool[c & 7]; }",
+        "b.c": "int pool[8]; int late; int other(int i) { return pool[i & 7] + (late *= 7654321); }",
     }
     program = build(tmp_path, sources, "-O1", "-fcommon")
     baseline = program.baseline(stripped=stripped)
@@ -373,11 +396,17 @@ def test_link_time_optimised_program_says_lto(tmp_path: Path) -> None:
     assert all("LTO" in placement.reason for placement in states)
 
 
+READY = """
+int main(int argc, char **argv) {
+    for (int i = 0; i < argc; i++) ready = ready * 1664525 + 1013904223 + (argv[i][0] << 7);
+    return ready;
+}
+"""
+
+
 def test_constructor_table_is_placed(tmp_path: Path) -> None:
-    text = (
-        "int ready; __attribute__((constructor)) static void get_ready(void) { ready = 77; }\n"
-    )
-    program = build(tmp_path, {"main.c": text + "int main(void) { return ready; }"}, "-O1")
+    text = "int ready; __attribute__((constructor)) static void set(void) { ready = 77; }\n"
+    program = build(tmp_path, {"main.c": text + READY}, "-O1")
     for stripped in (False, True):
         baseline = program.baseline(stripped=stripped)
         score = compare_with_map(baseline, program.link_map())

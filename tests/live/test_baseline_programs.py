@@ -9,7 +9,7 @@ import pytest
 from reloader.arch.x86_64 import KINDS
 from reloader.ids import NO_ADDR
 from reloader.live.baseline import Baseline, State, match_baseline
-from tests.support.baseline import compare_with_map, load, open_image, stripped_copy, symbols
+from tests.support.baseline import compare_with_map, load, open_image, symbols
 from tests.support.linkmap import read_link_map
 from tests.support.programs import (
     BuiltProgram,
@@ -40,7 +40,7 @@ UNREACHED = {("memcached-tls.o", ".rodata"), ("ngx_proxy_protocol.o", ".rodata")
 
 
 def baseline_of(program: BuiltProgram, *, stripped: bool) -> Baseline:
-    path = stripped_copy(program.executable) if stripped else program.executable
+    path = program.stripped() if stripped else program.executable
     return match_baseline([load(path) for path in program.objects], open_image(path), KINDS)
 
 
@@ -81,8 +81,8 @@ def test_every_function_of_nginx_is_where_its_symbol_table_says(*, stripped: boo
         functions.addr.tolist(),
         strict=True,
     ):
-        file = baseline.placements[row].file
-        name = file.symbol_names[symbol].decode()
+        file = baseline.placements[int(row)].file
+        name = file.symbol_names[int(symbol)].decode()
         is_local = int(file.bindings()[symbol]) == 0
         assert is_local or (name, addr) in truth
     assert (functions.next_addr > functions.addr).all()

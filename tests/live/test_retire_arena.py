@@ -11,7 +11,7 @@ import pytest
 from reloader.arch.x86_64 import X86_64
 from reloader.ids import Addr, Generation, Region, SlotId
 from reloader.live.inject import attach
-from reloader.live.patching import apply_redirects
+from reloader.live.patching import Patience, apply_redirects, undo_redirects
 from reloader.live.process import Process
 from reloader.live.redirect import plan_redirects
 from reloader.live.retire import Retirement, RetirePolicy, Retirer
@@ -172,3 +172,51 @@ def test_a_hundred_generations_take_the_room_of_two(pair: Pair) -> None:
     assert len(addrs) == 2
     assert retirer.stop_count == 100
     assert child.ask("a") == "1"
+
+
+TIGHT = """
+#include <pthread.h>
+#include <stdio.h>
+volatile int leave;
+volatile long wrong;
+__attribute__((noipa)) int old_one(int n) { return n + 1; }
+__attribute__((noipa)) int new_one(int n) { return n + 2; }
+static void *loop(void *unused)
+{
+    while (!leave) {
+        int got = old_one(3);
+        if (got != 4 && got != 5) wrong++;
+    }
+    return unused;
+}
+int main(void)
+{
+    pthread_t threads[32];
+    for (int i = 0; i < 32; i++) pthread_create(threads + i, 0, loop, 0);
+    puts("ready");
+    fflush(stdout);
+    while (getchar() != -1) {
+        printf("%d\\n", old_one(3));
+        fflush(stdout);
+        getchar();
+    }
+    leave = 1;
+    for (int i = 0; i < 32; i++) pthread_join(threads[i], 0);
+    return wrong != 0;
+}
+"""
+
+
+def test_threads_inside_the_patch_are_stepped_out_of_it(tmp_path: Path) -> None:
+    child = Child(compiled(tmp_path, TIGHT, "-O2"))
+    assert child.line() == "ready"
+    process = attach(child.pid)
+    target = as_target(process)
+    plan = plan_redirects(child.functions({"old_one": "new_one"}), child.read)
+    for _ in range(10):
+        undo = apply_redirects(plan, target, patience=Patience(tries=1))
+        assert child.ask("x") == "5"
+        undo_redirects(undo, target)
+        assert child.ask("x") == "4"
+    process.close()
+    assert child.end() == 0

@@ -170,4 +170,6 @@ def test_an_unwinder_finds_its_way_through_loaded_frames(
     code = compile_object(tmp_path, "w.c", WALK, "-O2", *sections.split())
     arena = FakeArena(LOW)
     linked = link_first([code], host_names(host), arena)
-    assert run_linked(host, linked, arena, b"entry", 3) == 23  # two of our frames, one of main; less 1, plus 3
+    assert (
+        run_linked(host, linked, arena, b"entry", 3) == 23
+    )  # two of our frames, one of main; less 1, plus 3

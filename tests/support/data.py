@@ -1,8 +1,8 @@
 """Two versions of a C file: the one that is live at chosen addresses, and the one to bind to it.
 
-Compilers write a reference to a static variable as section symbol + addend. `truth_of` assembles the
-same assembly text again with every static variable made global, which changes nothing but that
-the relocations name what they mean.
+Compilers write a reference to a static variable as section symbol + addend. `truth_of`
+assembles the same assembly text again with every static variable made global, which changes
+nothing but that the relocations name what they mean.
 """
 
 import re
@@ -10,10 +10,11 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
+from reloader.arch.base import Architecture
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.elf.read import read_object
@@ -24,7 +25,7 @@ from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.pair_variables import writable_sections
 from reloader.live.objects import DataMap, LiveObject
 
-ARCH: Final = X86_64()
+ARCH: Final = cast("Architecture", X86_64())
 LIVE_AT: Final = 0x5000_0000  # of the first section; each next one far away
 APART: Final = 0x10_0000
 _GCC: Final = shutil.which("gcc") or "gcc"
@@ -52,11 +53,16 @@ def compile_c(folder: Path, source: str, *flags: str, name: str = "a") -> Compil
 def assemble(folder: Path, text: str, *, name: str = "a") -> Compiled:
     """Assemble a listing twice: as it is, and with named references."""
     # `.local x` and `.comm x` make a static in .bss; as a global it would become COMMON
-    named = re.sub(r"^\s*\.local\s+(\S+)\n\s*\.comm\s+\S+?,(\d+),(\d+)", _in_bss, text, flags=re.M)
-    plain = re.sub(r"^\s*\.local\s+(\S+)\n\s*\.comm\s+\S+?,(\d+),(\d+)", _in_bss, text, flags=re.M)
+    named = re.sub(
+        r"^\s*\.local\s+(\S+)\n\s*\.comm\s+\S+?,(\d+),(\d+)", _in_bss, text, flags=re.MULTILINE
+    )
+    plain = re.sub(
+        r"^\s*\.local\s+(\S+)\n\s*\.comm\s+\S+?,(\d+),(\d+)", _in_bss, text, flags=re.MULTILINE
+    )
     hidden = "".join(f"\t.globl {symbol}\n" for symbol in sorted(set(_OBJECT.findall(named))))
     return Compiled(
-        _assemble(folder / f"{name}.o", plain), _assemble(folder / f"{name}.truth.o", named + hidden)
+        _assemble(folder / f"{name}.o", plain),
+        _assemble(folder / f"{name}.truth.o", named + hidden),
     )
 
 
@@ -89,21 +95,25 @@ def live_object(file: ObjectFile, at: int = LIVE_AT) -> LiveObject:
         np.uint64(NO_ADDR),
     )
     commons = np.flatnonzero(where == COMMON)
-    symbol_addr[commons] = np.arange(len(commons), dtype=np.uint64) * np.uint64(0x1000) + np.uint64(
-        at + APART * count
-    )
+    symbol_addr[commons] = np.arange(len(commons), dtype=np.uint64) * np.uint64(
+        0x1000
+    ) + np.uint64(at + APART * count)
     writable = np.flatnonzero(writable_sections(file) & (headers["sh_size"] > 0))
     data = DataMap(
         section=np.append(np.full(len(commons), COMMON), writable).astype(np.int32),
         offset=np.append(commons, np.zeros(len(writable))).astype(np.uint64),
-        size=np.append(file.symbols["st_size"][commons], headers["sh_size"][writable]).astype(np.uint64),
+        size=np.append(file.symbols["st_size"][commons], headers["sh_size"][writable]).astype(
+            np.uint64
+        ),
         addr=np.append(symbol_addr[commons], section_addr[writable]).astype(np.uint64),
     )
     slots = np.full(len(file.symbols), NO_ROW, np.int32)
     return LiveObject(file, Generation(0), section_addr, symbol_addr, slots, data)
 
 
-def bind(old: Compiled | LiveObject, new: Compiled, *reinit: str) -> tuple[LinkGraph, DataReport]:
+def bind(
+    old: Compiled | LiveObject, new: Compiled, *reinit: str
+) -> tuple[LinkGraph, DataReport]:
     """Build the graph of a new version and bind it to the live one."""
     before = old if isinstance(old, LiveObject) else live_object(old.file)
     graph = build_graph([new.file], ARCH)

@@ -1,7 +1,6 @@
 """Objects compiled from a few lines, and a live version of one at made-up addresses."""
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +87,21 @@ def bind_same_data(graph: LinkGraph, live: LiveObject) -> None:
             symbols.origin[row] = Origin.BOUND
 
 
-def matched(old: ObjectFile, new: ObjectFile) -> LinkGraph:
-    """Return the new object's graph after the diff against a live version of the old one."""
-    arch, live = X86_64(), live_version(old)
+def bound_graph(new: ObjectFile, live: LiveObject) -> LinkGraph:
+    """Return an object's graph with functions and data bound to a live version."""
+    arch = X86_64()
     graph = build_graph([new], arch)
     mark_functions(graph, arch)
     bind_functions(graph, [live])
     bind_same_data(graph, live)
-    match_old(graph, [live], arch.kinds)
+    return graph
+
+
+def matched(old: ObjectFile, new: ObjectFile) -> LinkGraph:
+    """Return the new object's graph after the diff against a live version of the old one."""
+    live = live_version(old)
+    graph = bound_graph(new, live)
+    match_old(graph, [live], X86_64().kinds)
     return graph
 
 
@@ -109,14 +115,10 @@ def differing_sections(graph: LinkGraph) -> set[str]:
     loaded = (graph.blocks.region != Region.DATA) & (graph.blocks.region != Region.NONE)
     rows = np.flatnonzero(loaded & ~graph.blocks.same & (graph.blocks.section >= 0))
     names = graph.objects[0].section_names
-    return {names[section].decode() for section in graph.blocks.section[rows].tolist()}
+    sections: list[int] = graph.blocks.section[rows].tolist()
+    return {names[section].decode() for section in sections}
 
 
 def replaced(data: bytes, at: int, value: int, width: int) -> bytes:
     """Return the bytes with one little-endian number overwritten."""
     return data[:at] + value.to_bytes(width, "little") + data[at + width :]
-
-
-def names_of(file: ObjectFile, rows: Sequence[int]) -> list[bytes]:
-    """Return the names of symbols."""
-    return [file.symbol_names[row] for row in rows]

@@ -125,7 +125,9 @@ def link_first(
     """Link objects that are new to the process."""
     graph = read_graph(objects, [None] * len(objects), ARCH)
     mark_first_load(graph)
-    setting = link_setting(arena or FakeArena(), [None] * len(objects), names or Names(), relax=relax)
+    setting = link_setting(
+        arena or FakeArena(), [None] * len(objects), names or Names(), relax=relax
+    )
     return link_graph(graph, setting)
 
 
@@ -142,7 +144,9 @@ def live_after(linked: Linked, row: int = 0) -> LiveObject:
         file=file,
         generation=Generation(1),
         section_addr=addr.astype(np.uint64),
-        symbol_addr=np.where(file.symbol_sections == UNDEFINED, np.uint64(NO_ADDR), symbols.addr[own]),
+        symbol_addr=np.where(
+            file.symbol_sections == UNDEFINED, np.uint64(NO_ADDR), symbols.addr[own]
+        ),
         symbol_slot=symbols.slot[own].copy(),
         data=DataMap(
             section=data.astype(np.int32),
@@ -169,7 +173,9 @@ def placed_names(linked: Linked) -> set[str]:
     graph = linked.graph
     rows = np.flatnonzero(fresh_blocks(graph) & (graph.blocks.section >= 0)).tolist()
     return {
-        graph.objects[int(graph.blocks.object[row])].section_names[int(graph.blocks.section[row])].decode()
+        graph.objects[int(graph.blocks.object[row])]
+        .section_names[int(graph.blocks.section[row])]
+        .decode()
         for row in rows
     }
 
@@ -341,7 +347,10 @@ def run_linked(  # noqa: PLR0913  one argument a fact
         beside: An older generation that is mapped as well.
     """
     graph = linked.graph
-    parts = [_part(item.allocation.addr, image(graph, item, ARCH), _protection(item)) for item in linked.placed]
+    parts = [
+        _part(item.allocation.addr, image(graph, item, ARCH), _protection(item))
+        for item in linked.placed
+    ]
     older = beside.placed if beside else []
     parts += [
         _part(item.allocation.addr, image(beside.graph, item, ARCH), _protection(item))
@@ -398,4 +407,3 @@ def _stub_parts(generations: Sequence[LinkGraph], arena: FakeArena) -> list[byte
         _part(arena.stub_addr(0), stubs.reshape(-1), 5),
         _part(arena.slot_addr(0), words.view(np.uint8), 1),
     ]
-

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from reloader.link.passes.references import Side
 
 _STT_OBJECT: Final = 1
-# instructions between the equal beginning and the equal end of a function that are still aligned
+# instructions between the equal beginning and the equal end of a function that are still
+# aligned
 _LONGEST: Final = 4000
 
 

@@ -1,9 +1,9 @@
 """New code uses the variables that the live process has.
 
-Each writable variable of a new version that continues one of the live version keeps its address:
-its symbol becomes BOUND there, and references written as *section symbol + addend* are given to
-the variable they mean (see `references`). New variables stay in their block, which is placed
-whole: the bytes of kept variables in it are dead copies that nothing refers to.
+Each writable variable of a new version that continues one of the live version keeps its
+address: its symbol becomes BOUND there, and references written as *section symbol + addend* are
+given to the variable they mean (see `references`). New variables stay in their block, which is
+placed whole: the bytes of kept variables in it are dead copies that nothing refers to.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from reloader.elf.gather import rows_of
 from reloader.ids import I32, I64, NO_ROW, U8, Bool
-from reloader.link.passes.targets import Matcher
+from reloader.link.passes.matcher import Matcher
 from reloader.link.passes.versions import Units
 
 if TYPE_CHECKING:

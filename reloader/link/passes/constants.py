@@ -14,7 +14,8 @@ import numpy as np
 from reloader.elf.constants import SHF_EXECINSTR
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.graph import Origin
-from reloader.link.passes.targets import Matcher, Verdict
+from reloader.link.passes.matcher import Matcher
+from reloader.link.passes.targets import Verdict
 from reloader.link.passes.versions import Pairs, Units, key_of
 
 if TYPE_CHECKING:

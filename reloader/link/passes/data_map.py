@@ -17,9 +17,9 @@ _UNKNOWN: Final = np.uint64(NO_ADDR)
 def next_data_map(graph: LinkGraph, object_row: int, live: LiveObject | None) -> DataMap:
     """Return where each writable byte of a version lives.
 
-    Kept variables stay where they were, new ones are in the object's new blocks; runs of variables
-    with a common displacement are one row. Variables that nothing in the transaction reaches
-    were not placed and have no row: for the next reload they are new.
+    Kept variables stay where they were, new ones are in the object's new blocks; runs of
+    variables with a common displacement are one row. Variables that nothing in the transaction
+    reaches were not placed and have no row: for the next reload they are new.
 
     Args:
         graph: Placed; every symbol has its address.
@@ -53,7 +53,7 @@ def join_runs(
     if not len(section):
         return []
     new = (np.diff(section) != 0) | (np.diff(shift) != 0) | (section[1:] == COMMON)
-    heads = np.flatnonzero(np.append(True, new))  # noqa: FBT003  an array element
+    heads = np.flatnonzero(np.append(True, new))
     ends = np.maximum.reduceat(end, heads)
     table = np.stack([section[heads], offset[heads], ends - offset[heads], shift[heads]])
     return [(a, b, c, d) for a, b, c, d in table.T.tolist()]

@@ -187,9 +187,7 @@ def _boundaries(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]) -
     edges = graph.edges
     kinds = arch.kinds
     plain = kinds["pc"] & (kinds["width"] == FIELD_TO_NEXT)
-    rows = np.flatnonzero(
-        plain[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE)
-    )
+    rows = np.flatnonzero(plain[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE))
     field = content_fields(graph)[rows]
     rows = rows[arch.ends_instruction(graph.content, field)]
     ends = _key(edges.block[rows], edges.offset[rows]) + FIELD_TO_NEXT

@@ -1,8 +1,8 @@
 """Which kept variables have another initial value in the new version.
 
 Their live value stays, so the new initialiser has no effect: the user should know. Bytes are
-compared with relocated fields set to zero, and those fields by what they refer to: a name, the text
-of a string, or a place.
+compared with relocated fields set to zero, and those fields by what they refer to: a name, the
+text of a string, or a place.
 """
 
 from dataclasses import dataclass

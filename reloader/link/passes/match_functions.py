@@ -20,7 +20,8 @@ from reloader.link.passes.instructions import (
     hidden_references,
     x86_64_decoder,
 )
-from reloader.link.passes.targets import Matcher, Verdict, compare_targets
+from reloader.link.passes.matcher import Matcher
+from reloader.link.passes.targets import Verdict, compare_targets
 from reloader.link.passes.versions import (
     OFFSET_BITS,
     Pairs,

@@ -19,14 +19,14 @@ from reloader.elf.constants import STT_FUNC, STT_GNU_IFUNC
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.match_functions import same_functions
-from reloader.link.passes.targets import (
+from reloader.link.passes.matcher import (
     NO_ADDR,
     Matcher,
-    compare_targets,
     find_edges,
     number_names,
     pair_functions,
 )
+from reloader.link.passes.targets import compare_targets
 from reloader.link.passes.versions import (
     Fields,
     Units,

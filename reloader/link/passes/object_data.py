@@ -122,6 +122,7 @@ class ObjectBinder:
         return users_of(self.old), users_of(self.new)
 
     def refuse_ambiguous(self, pairing: Pairing, problems: Problems) -> None:
+        """Gather the names that nothing decides, but those that the user wants anew."""
         for group in pairing.ambiguous:
             rows = [row for row in group.rows if not self.wanted_anew(row)]
             if rows:
@@ -147,6 +148,7 @@ class ObjectBinder:
                 self.restarted.append(row)
 
     def check_sizes(self, problems: Problems) -> None:
+        """Gather the kept variables whose size changed."""
         kept = np.flatnonzero(self.old_row >= 0)
         old_size = self.old.variables.size[self.old_row[kept]]
         for row in kept[old_size != self.new.variables.size[kept]].tolist():
@@ -211,6 +213,7 @@ class ObjectBinder:
                 self.addr[row] = self.addr[known[place]]
 
     def tell_removed(self, pairing: Pairing, report: DataReport) -> None:
+        """Report the variables that the new version has no more, or only as constants."""
         constant = set(self.file.symbol_names)
         for row in pairing.removed.tolist():
             name = self.old.variables.name[row]
@@ -222,6 +225,7 @@ class ObjectBinder:
         """Bind the symbols of kept variables and the references to their sections."""
         symbols, table = self.graph.symbols, self.new.variables
         kept = self.old_row >= 0
+        self.bind_unnamed(problems)
         if not kept.any():
             return
         self.drop_dead_edges(kept)
@@ -231,7 +235,6 @@ class ObjectBinder:
         symbols.addr[rows] = self.addr[kept]
         symbols.entry[rows] = self.addr[kept]
         binder = Binder(self.old, self.new, self.old_row, self.addr, self.holds_array)
-        self.bind_unnamed(problems)
         for section in np.unique(table.section[kept]).tolist():
             if section == COMMON:
                 continue
@@ -242,6 +245,7 @@ class ObjectBinder:
                 self.bind_section(section, base)
 
     def holds_array(self, row: int) -> bool | None:
+        """Return whether a new variable may hold an array, None if nothing tells."""
         table = self.new.variables
         return is_array(self.file, int(table.section[row]), int(table.offset[row]))
 
@@ -334,6 +338,7 @@ class ObjectBinder:
         graph.edges.addend[edge] = references.addend[bound.row] - table.offset[bound.variable]
 
     def describe(self, row: int, target: int, candidates: tuple[int, ...]) -> ReferenceRow:
+        """Return what people need to know of an undecided reference."""
         references = self.new.references
         source, offset = int(references.source[row]), int(references.field[row])
         user = b""

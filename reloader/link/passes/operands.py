@@ -1,7 +1,7 @@
 """What a relocated field of an instruction is: an access to that very address, or an address.
 
-Needed where a reference is written as *section symbol + addend*. For a pc-relative field the addend
-also holds the distance to the end of the instruction (an immediate may follow), so the
+Needed where a reference is written as *section symbol + addend*. For a pc-relative field the
+addend also holds the distance to the end of the instruction (an immediate may follow), so the
 instruction has to be decoded. Functions are decoded once, fast and without details; details are
 asked only for the instructions around the fields in question.
 """
@@ -76,7 +76,7 @@ class Code:
         self.file = file
         self.arch = arch
         self.lite = capstone.Cs(*arch.capstone)
-        self.full = capstone.Cs(*arch.capstone)
+        self.full: Any = capstone.Cs(*arch.capstone)
         self.full.detail = True
         self._starts: dict[int, tuple[list[int], list[int], list[bytes]]] = {}
         self._plain: dict[int, U8] = {}
@@ -114,9 +114,10 @@ class Code:
             value = self.file.symbols["st_value"][rows].astype(np.int64)
             size = self.file.symbols["st_size"][rows].astype(np.int64)
             order = np.lexsort((size, value))
-            names = [self.file.symbol_names[row] for row in rows[order].tolist()]
+            names: list[bytes] = [self.file.symbol_names[row] for row in rows[order].tolist()]
             ends = (value + size)[order]
-            known = self._starts[section] = (value[order].tolist(), ends.tolist(), names)
+            known = (list(map(int, value[order])), list(map(int, ends)), names)
+            self._starts[section] = known
         return known
 
     def plain(self, section: int) -> U8:
@@ -179,9 +180,7 @@ class Code:
         code = self.plain(section)[at : at + size].tobytes()
         return cast("Any", next(iter(self.full.disasm(code, at))))
 
-    def use(
-        self, section: int, function: Function, row: int, register: str
-    ) -> tuple[Use, int]:
+    def use(self, section: int, function: Function, row: int, register: str) -> tuple[Use, int]:
         """Return (use, reach) of an address that a register holds.
 
         Followed along the path on which no branch is taken, through copies to other
@@ -206,7 +205,9 @@ class Code:
 
 
 _COMPARES: Final = (x86.X86_INS_CMP, x86.X86_INS_SUB)
-_SURVIVE_CALLS: Final = frozenset({"b", "bp", "r12", "r13", "r14", "r15"})  # as `_stem` names them
+_SURVIVE_CALLS: Final = frozenset(
+    {"b", "bp", "r12", "r13", "r14", "r15"}
+)  # as `_stem` names them
 
 
 def _stem(name: str) -> str:

@@ -1,9 +1,10 @@
 """Which writable variable of an object's new version is which of its live version.
 
-By name, where names are stable. Static locals are not: a compiler numbers them (`x.0`, `x.1`) in
-an order that an edit changes, so the same name may denote another variable of equal size. They
-are paired by the function they are declared in, which debug information tells; without it only
-where nothing can be confused. Two names that could each be the other are refused, never guessed.
+By name, where names are stable. Static locals are not: a compiler numbers them (`x.0`, `x.1`)
+in an order that an edit changes, so the same name may denote another variable of equal size.
+They are paired by the function they are declared in, which debug information tells; without it
+only where nothing can be confused. Two names that could each be the other are refused, never
+guessed.
 """
 
 import re
@@ -178,12 +179,13 @@ def pair_variables(
             asked = asked or users()
             pairs = _by_users(asked, olds, news)
         if pairs is None:
-            shown = tuple(old.shown(row) for row in olds), tuple(new.shown(row) for row in news)
+            before, after = (sorted(map(names.shown, rows)) for names, rows in
+                             ((old, olds), (new, news)))  # fmt: skip
             text = name.decode("utf-8", "replace")
-            ambiguous.append(Ambiguous(text, *shown, rows=tuple(news)))
+            ambiguous.append(Ambiguous(text, tuple(before), tuple(after), tuple(news)))
             continue
-        for before, after in pairs:
-            old_row[after] = before
+        for past, row in pairs:
+            old_row[row] = past
     lost = np.ones(len(old.variables.name), np.bool_)
     lost[old_row[old_row >= 0]] = False
     return Pairing(old_row, np.flatnonzero(lost).astype(np.int32), tuple(ambiguous))

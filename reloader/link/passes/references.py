@@ -2,12 +2,12 @@
 
 Assemblers write every reference to a static variable this way. Where the variables of a section
 all moved by one distance the section's symbol is bound as a whole. Where they moved apart, each
-reference has to be given to one variable, and a reference may point to the end of its variable, or
-outside it. All variables it may mean are its candidates; where they lead to one address nothing
-needs to be decided. Otherwise, in this order: how the instruction uses the address; where the same
-instruction of the same function pointed in the live version; whether anything in the live version
-pointed to an end at all. What is still open is refused: binding a reference to the wrong neighbour
-is the one mistake nobody would ever find.
+reference has to be given to one variable, and a reference may point to the end of its variable,
+or outside it. All variables it may mean are its candidates; where they lead to one address
+nothing needs to be decided. Otherwise, in this order: how the instruction uses the address;
+where the same instruction of the same function pointed in the live version; whether anything in
+the live version pointed to an end at all. What is still open is refused: binding a reference to
+the wrong neighbour is the one mistake nobody would ever find.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ _STT_SECTION: Final = 3
 _EXECINSTR: Final = 0x4  # SHF_EXECINSTR
 _ALLOC: Final = 0x2  # SHF_ALLOC
 _SCALAR: Final = 8  # bytes: what is not larger is hardly an array whose end is pointed to
-# bytes between an address and the array behind it, within which `&array[-1]` is thought possible
+# bytes between an address and the array behind it, within which `&array[-1]` is thought
+# possible
 _BEFORE: Final = 16
 _FIELD: Final = 4  # of a pc-relative operand
 
@@ -210,8 +211,8 @@ class Binder:
     def obvious(self, rows: I64, own: I64) -> tuple[Bool, I64]:
         """Return which references need no decoding, and their variable.
 
-        These are pc-relative ones that stay inside one variable whatever follows the field, with
-        nothing behind it that they could have been counted back from.
+        These are pc-relative ones that stay inside one variable whatever follows the field,
+        with nothing behind it that they could have been counted back from.
         """
         table, variables = self.new.references, self.new.variables
         low = table.addend[rows] + _FIELD
@@ -256,8 +257,8 @@ class Binder:
         """Return whether a reference may be the end of a variable.
 
         Global variables are referred to by their own symbol. The end of something that is no
-        array is not used; without debug information, small ones are taken for scalars unless the
-        same function also takes their address.
+        array is not used; without debug information, small ones are taken for scalars unless
+        the same function also takes their address.
         """
         if not self.local[variable]:
             return False
@@ -313,8 +314,8 @@ class Binder:
     def outside(self, match: Match, target: int) -> bool:
         """Return whether the live version tells a reference outside its variable from one inside.
 
-        An edit may have replaced a variable by another in an otherwise equal function: what looks
-        like the same end of `u` may have been the start of `w` and be that of `v` now.
+        An edit may have replaced a variable by another in an otherwise equal function: what
+        looks like the same end of `u` may have been the start of `w` and be that of `v` now.
         """
         old = self.old.variables
         own = old.section == match.section

@@ -8,49 +8,17 @@ end of the instruction; equal fields carry equal distances, so it is compared, n
 """
 
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reloader.elf.constants import SHF_MERGE, SHF_TLS, SHF_WRITE, STT_FUNC, STT_SECTION
-from reloader.elf.object import ABSOLUTE, COMMON, UNDEFINED
+from reloader.elf.constants import SHF_EXECINSTR, SHF_MERGE, SHF_TLS, STT_SECTION, STT_TLS
+from reloader.elf.object import UNDEFINED
 from reloader.ids import I64, NO_ROW, Bool, Region
-from reloader.link.graph import LinkGraph, Origin
+from reloader.link.graph import Origin
+from reloader.link.passes.addresses import same_addresses
+from reloader.link.passes.matcher import NO_ADDR, Matcher
 from reloader.link.passes.pieces import split_sections
-from reloader.link.passes.versions import (
-    Fields,
-    Pairs,
-    Version,
-    function_rows,
-    key_of,
-    pair_keys,
-)
-from reloader.live.objects import LiveObject
-
-NO_ADDR = -1  # ids.NO_ADDR seen as int64
-UNKNOWN = np.iinfo(np.int64).min  # an old address that cannot be known
-# where the end of an instruction may lie after a PC-relative field: right behind it, or behind
-# an immediate of up to four bytes
-FIELD_END = (0, 4, 8)
-STT_TLS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Matcher:
-    """Both versions of one object, and what pairs their sections and symbols."""
-
-    graph: LinkGraph
-    row: int  # of graph.objects
-    live: LiveObject
-    fields: Fields
-    old: Version
-    new: Version
-    old_of_section: I64  # (s,) the old section of each new one, or NO_ROW
-    old_of_function: I64  # (n,) the old function of each new one, or NO_ROW
-    old_name: I64  # (n_old,) a number for each name
-    new_name: I64  # (n_new,) the same numbers; NO_ROW for a name the old version lacks
-    edge: I64  # (r,) graph edge of each relocation of `new`, or NO_ROW
+from reloader.link.passes.versions import Pairs, Version, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,62 +31,6 @@ class Verdict:
     new_place: I64  # S + A from the section's start
     old_section: I64
     old_place: I64
-
-
-def pair_functions(old: Version, new: Version) -> I64:
-    """Return for each new symbol that is a function the old one of its name and localness."""
-    flags = (1 << 63) - 1
-    old_rows = function_rows(old.file, old.flags | 1, flags)
-    new_rows = function_rows(new.file, new.flags | 1, flags)
-    pairs = pair_keys(function_keys(old, old_rows), function_keys(new, new_rows))
-    result = np.full(len(new.file.symbols), NO_ROW, np.int64)
-    found = pairs >= 0
-    result[new_rows[found]] = old_rows[pairs[found]]
-    return result
-
-
-def function_keys(version: Version, rows: NDArray[np.int32]) -> list[tuple[bytes, bool]]:
-    """Return what a function is known by in every version: its name and its localness."""
-    names = version.file.symbol_names
-    local: list[bool] = (version.file.bindings()[rows] == 0).tolist()
-    return [(names[row], own) for row, own in zip(rows.tolist(), local, strict=True)]
-
-
-def number_names(old: Version, new: Version) -> tuple[I64, I64]:
-    """Return a number for each symbol's name, equal in both versions for equal names."""
-    before, after = old.file.symbol_names, new.file.symbol_names
-    row_of = dict(zip(before, range(len(before)), strict=True))
-    old_number = np.fromiter(map(row_of.__getitem__, before), np.int64, len(before))
-    found = map(row_of.get, after, repeat(NO_ROW))
-    return old_number, np.fromiter(found, np.int64, len(after))
-
-
-def find_edges(graph: LinkGraph, row: int, new: Version, numbers: I64) -> I64:
-    """Return the graph edge that was made of each relocation, or NO_ROW.
-
-    Args:
-        graph: Its edges are sorted by block, then offset; passes may have added some.
-        row: The object's row.
-        new: Its relocations.
-        numbers: (e,) relocation type of each edge.
-    """
-    block = graph.block_of_section[row][new.section].astype(np.int64)
-    key = key_of(block, new.offset)
-    edges = key_of(graph.edges.block.astype(np.int64), graph.edges.offset.astype(np.int64))
-    first = np.searchsorted(edges, key)
-    result = np.full(len(key), NO_ROW, np.int64)
-    # a marker or a pass may have put a second edge on the same field
-    for step in (0, 1):
-        at = np.minimum(first + step, max(len(edges) - 1, 0))
-        if not len(edges):
-            break
-        hit = (result < 0) & (block >= 0) & (edges[at] == key) & (numbers[at] == new.number)
-        result[hit] = at[hit]
-    # two relocations of one field cannot be told apart: they have no edge, and count as changed
-    twice = np.flatnonzero(key[1:] == key[:-1])
-    result[twice] = NO_ROW
-    result[twice + 1] = NO_ROW
-    return result
 
 
 def compare_targets(match: Matcher, pairs: Pairs) -> Verdict:
@@ -184,97 +96,6 @@ def same_names(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bool:
     return both & name & binding & (addend == old.addend[pairs.old])
 
 
-def same_addresses(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bool:
-    """Return where both sides have an address and it is the same."""
-    symbols = match.graph.symbols
-    addr = symbols.addr[symbol].astype(np.int64)
-    absolute = symbols.origin[symbol] == Origin.ABSOLUTE
-    addr = np.where(absolute, symbols.offset[symbol].astype(np.int64), addr)
-    bound = absolute | ((symbols.origin[symbol] == Origin.BOUND) & (addr != NO_ADDR))
-    if not bool(bound.any()):
-        return bound
-    result = np.zeros(len(symbol), np.bool_)
-    rows = np.flatnonzero(bound)
-    before = old_targets(match, pairs.old[rows])
-    result[rows] = (before != UNKNOWN) & (before == addr[rows] + addend[rows])
-    return result
-
-
-def old_targets(match: Matcher, rows: I64) -> I64:
-    """Return S + A of relocations of the old version, or UNKNOWN."""
-    old, live = match.old, match.live
-    symbol, addend = old.symbol[rows], old.addend[rows]
-    section = old.file.symbol_sections[symbol].astype(np.int64)
-    value = old.file.symbols["st_value"][symbol].astype(np.int64)
-    result = np.full(len(rows), UNKNOWN, np.int64)
-    absolute = section == ABSOLUTE
-    result[absolute] = (value + addend)[absolute]
-    base = live.section_addr[np.maximum(section, 0)].astype(np.int64)
-    placed = (section >= 0) & (base != NO_ADDR)
-    result[placed] = (base + value + addend)[placed]
-    canonical = live.symbol_addr[symbol].astype(np.int64)
-    kind = old.file.types()[symbol]
-    # a thread-local variable's address is its offset from the thread pointer
-    function = ((kind == STT_FUNC) | (kind == STT_TLS)) & (canonical != NO_ADDR)
-    result[function] = (canonical + addend)[function]
-    writable = (section >= 0) & ((old.flags[np.maximum(section, 0)] & SHF_WRITE) != 0)
-    common = section == COMMON
-    kept = np.flatnonzero((writable & ~placed) | common)
-    result[kept] = kept_targets(match, rows[kept])
-    return result
-
-
-def kept_targets(match: Matcher, rows: I64) -> I64:
-    """Return S + A of old relocations to writable data, by where each variable is now.
-
-    A section symbol with an addend names a byte near a variable. Where variables have moved
-    apart, the byte is trusted only if every instruction end gives the same displacement.
-    """
-    old = match.old
-    symbol, addend = old.symbol[rows], old.addend[rows]
-    section = old.file.symbol_sections[symbol].astype(np.int64)
-    value = old.file.symbols["st_value"][symbol].astype(np.int64)
-    # DataMap keeps a COMMON symbol under the symbol's index
-    value = np.where(section == COMMON, symbol, value)
-    named = (old.file.types()[symbol] != STT_SECTION) | (section == COMMON)
-    pc = match.fields.pc[old.number[rows]]
-    moves = [
-        displacement(match.live, section, np.where(named, value, value + addend + end * pc))
-        for end in FIELD_END
-    ]
-    certain = (moves[0] == moves[1]) & (moves[1] == moves[2])
-    single = single_moves(match.live, section)
-    move = np.where(single != UNKNOWN, single, np.where(certain, moves[0], UNKNOWN))
-    return np.where(move == UNKNOWN, UNKNOWN, move + value + addend)
-
-
-def single_moves(live: LiveObject, section: I64) -> I64:
-    """Return address minus offset for sections that live in one piece, else UNKNOWN."""
-    first = np.searchsorted(live.data.section, section)
-    last = np.searchsorted(live.data.section, section, side="right")
-    alone = (last - first == 1) & (section >= 0)
-    row = np.minimum(first, max(len(live.data.section) - 1, 0))
-    if not len(live.data.section):
-        return np.full(len(section), UNKNOWN, np.int64)
-    move = live.data.addr[row].astype(np.int64) - live.data.offset[row].astype(np.int64)
-    return np.where(alone, move, UNKNOWN)
-
-
-def displacement(live: LiveObject, section: I64, offset: I64) -> I64:
-    """Return address minus offset of the DataMap row that holds each byte, else UNKNOWN."""
-    data = live.data
-    if not len(data.section):
-        return np.full(len(section), UNKNOWN, np.int64)
-    start = data.offset.astype(np.int64)
-    # section is COMMON (-3) for rows of COMMON symbols; their index is the whole offset
-    key = key_of(data.section.astype(np.int64), start)
-    row = np.maximum(np.searchsorted(key, key_of(section, offset), side="right") - 1, 0)
-    inside = (data.section[row] == section) & (offset >= start[row])
-    inside &= offset < start[row] + data.size[row].astype(np.int64)
-    inside |= (section == COMMON) & (data.section[row] == COMMON) & (start[row] == offset)
-    return np.where(inside, data.addr[row].astype(np.int64) - start[row], UNKNOWN)
-
-
 def same_functions(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bool:
     """Return where both sides mean the start of a function that keeps its canonical address.
 
@@ -289,7 +110,7 @@ def same_functions(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bo
     stable &= match.live.symbol_addr[namesake] == addr
     field = match.new.number[pairs.new]
     # in code the end of a PC-relative field is the end of a call or lea; in data it is S itself
-    code = (match.new.flags[match.new.section[pairs.new]] & 4) != 0
+    code = (match.new.flags[match.new.section[pairs.new]] & SHF_EXECINSTR) != 0
     ends = match.fields.pc[field] & code & (match.fields.width[field] == 4)
     start = addend == np.where(ends, -4, 0)
     was = old.symbol[pairs.old]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reloader.elf.constants import SHF_ALLOC, SHT_NOBITS
+from reloader.elf.constants import SHF_ALLOC, SHT_NOBITS, STT_FUNC, STT_GNU_IFUNC
 from reloader.elf.gather import rows_of
 from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, NO_ROW, U8, Bool
@@ -240,6 +240,6 @@ def function_rows(file: ObjectFile, flags: I64, wanted: int) -> I32:
     """Return the symbols that are functions defined in sections with a flag."""
     types = file.types()
     home = file.symbol_sections
-    defined = (home >= 0) & ((types == 2) | (types == 10))  # STT_FUNC, STT_GNU_IFUNC
+    defined = (home >= 0) & ((types == STT_FUNC) | (types == STT_GNU_IFUNC))
     inside = (flags[np.maximum(home, 0)] & wanted) != 0
     return np.flatnonzero(defined & inside).astype(np.int32)

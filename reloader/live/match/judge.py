@@ -22,7 +22,10 @@ from reloader.live.match.tables import (
     STB_LOCAL,
     STB_WEAK,
     STT_FUNC,
+    STT_OBJECT,
 )
+
+SIZED = (STT_OBJECT, STT_FUNC)
 
 
 class State(StrEnum):
@@ -57,6 +60,7 @@ def judge(placing: Placing, found: Evidence) -> list[Verdict]:
     for problem in [
         *_faults(placing),
         *_wrong_targets(placing, found),
+        *_wrong_sizes(placing),
         *(Problem(*row) for row in check_merged(placing, found)),
     ]:
         problems.setdefault(int(placing.tables.object[problem.section]), []).append(problem)
@@ -148,8 +152,10 @@ def _fault_text(placing: Placing, fault: Fault) -> str:
     tables = placing.tables
     name = tables.section_name(fault.section)
     if fault.offset == MISFIT:
-        symbol = placing.symbol_name(fault.symbol)
-        return f"{name} ({symbol}) does not fit at {fault.base:#x}, where the program has it"
+        size = int(tables.size[fault.section])
+        return (
+            f"{name} of {size} bytes does not fit at {fault.base:#x}, where the program has it"
+        )
     inside = symbol_around(placing, fault.section, fault.offset)
     where = f" ({inside})" if inside else ""
     what = "zeros" if tables.type[fault.section] == SHT_NOBITS else "bytes"
@@ -194,6 +200,33 @@ def _wrong_targets(placing: Placing, found: Evidence) -> list[Problem]:
             f"{int(expected[row]):#x}, the program there to {int(found.target[row]):#x}"
         )
         problems.append(Problem(where, offset, text))
+    return problems
+
+
+def _wrong_sizes(placing: Placing) -> list[Problem]:
+    """Return variables and functions that have another size in the executable's symbol table.
+
+    A grown zero-filled array leaves no trace in any byte.
+    """
+    tables, known = placing.tables, placing.image.symtab
+    named = np.flatnonzero((known.section != 0) & (known.size > 0))
+    section = tables.symbol_section
+    own = (section >= 0) & (tables.symbol_size > 0) & np.isin(tables.symbol_type, SIZED)
+    rows = np.flatnonzero(own)
+    rows = rows[placing.base[section[rows]] != NOWHERE]
+    addr = placing.base[section[rows]] + tables.value[rows]
+    spots = known.addr[named].view(np.int64)
+    sizes = known.size[named].view(np.int64)
+    present = np.isin(addr, spots)
+    pairs = set(zip(spots.tolist(), sizes.tolist(), strict=True))
+    problems: list[Problem] = []
+    for row, place in zip(rows[present].tolist(), addr[present].tolist(), strict=True):
+        size = int(tables.symbol_size[row])
+        if (place, size) not in pairs:
+            there = int(sizes[spots == place].max())
+            name, where = placing.symbol_name(row), int(tables.value[row])
+            text = f"{name} has {size} bytes, in the program {there} at {place:#x}"
+            problems.append(Problem(int(section[row]), where, text))
     return problems
 
 

@@ -181,12 +181,26 @@ class Placing:
     def spread(self, new: I64) -> None:
         """Follow the fields of newly placed sections until they lead to nothing new."""
         while len(new):
+            self._name_definitions(new)
             found = self.reader.read(new, self.base[new])
             local = self._local_candidates(found)
             named = self._learn(found)
             begun = (self.placed_count > 0)[self.tables.object[named.section]]
             self.waiting.append(named.take(~begun))
             new = np.concatenate([self.accept(local), self.accept(named.take(begun))])
+
+    def _name_definitions(self, new: I64) -> None:
+        """Note the addresses of the global names that newly placed sections define."""
+        tables = self.tables
+        is_new = np.zeros(len(self.base), np.bool_)
+        is_new[new] = True
+        section = tables.symbol_section
+        rows = np.flatnonzero(
+            (section >= 0) & (tables.name >= 0) & (tables.binding != STB_WEAK)
+        )
+        rows = rows[is_new[section[rows]]]
+        rows = rows[~self.in_image[tables.name[rows]]]
+        self.name_addr[tables.name[rows]] = self.base[section[rows]] + tables.value[rows]
 
     def _local_candidates(self, found: Evidence) -> Candidates:
         """Return where fields put sections of their own object."""

@@ -18,6 +18,7 @@ from reloader.live.match.tables import SHF_EXECINSTR, SHT_NOBITS, STB_LOCAL
 ENOUGH = 24  # telling bytes that make a hit credible without an agreeing field
 FEW = 8  # ... below which a section's bytes are not even worth a search
 HITS = 64  # hits that are looked at; more say that the bytes are not telling
+SHORTEST = 4  # bytes of a pattern that is worth a search
 TRIES = 4  # sections of an unplaced object that are searched before it counts as not linked
 
 
@@ -150,7 +151,7 @@ def _pattern(placing: Placing, section: int) -> tuple[bytes, int]:
         runs = edges.reshape(-1, 2)
         best = int((runs[:, 1] - runs[:, 0]).argmax())
         first, last = int(runs[best, 0]), int(runs[best, 1])
-        if last - first >= 8 and content[first:last].any():
+        if last - first >= SHORTEST and content[first:last].any():
             return content[first:last].tobytes(), first
     return _expected(placing, section), 0
 

@@ -19,7 +19,7 @@ from reloader.ids import I64, NO_ROW, U8, U64, Bool
 SHT_PROGBITS, SHT_NOBITS, SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY = 1, 8, 14, 15, 16
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS = 1, 2, 4, 16, 32, 1024
 STB_LOCAL, STB_WEAK = 0, 2
-STT_FUNC, STT_TLS = 2, 6
+STT_OBJECT, STT_FUNC, STT_TLS = 1, 2, 6
 _PLACED: Final = (
     SHT_PROGBITS, SHT_NOBITS, SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY,
 )  # fmt: skip
@@ -115,7 +115,8 @@ def build_tables(objects: Sequence[ObjectFile], kinds: NDArray[np.void]) -> Tabl
         owner, types, flags, headers["sh_size"].astype(np.int64),
         np.maximum(headers["sh_addralign"].astype(np.int64), 1), wanted, merge,
         np.concatenate([file.group_sections for file in objects]) != 0,
-        start, content, np.zeros(len(content), np.bool_), np.zeros(len(owner), np.int64), *symbols, *relocations,
+        start, content, np.zeros(len(content), np.bool_), np.zeros(len(owner), np.int64),
+        *symbols, *relocations,
     )  # fmt: skip
     tables.masked = _masks(tables)
     tables.telling = _telling_counts(tables)

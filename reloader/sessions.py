@@ -1,0 +1,349 @@
+"""The daemon's engine: all attended programs, and every verb turned into calls on one of them."""
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reloader.answers import (
+    CheckAnswer,
+    EventKind,
+    FindingAnswer,
+    HolderAnswer,
+    MemoryAnswer,
+    ObjectAnswer,
+    OwnerAnswer,
+    ReloadAnswer,
+    SpawnAnswer,
+    TargetAnswer,
+)
+from reloader.attended import Attended
+from reloader.config import load_config
+from reloader.engine import Host, SpawnOptions, WatchOptions
+from reloader.errors.base import ReloaderError
+from reloader.errors.session import NotLoadedError, UnknownNameError, UnknownTargetError
+from reloader.live.doctor import examine
+from reloader.live.inject import Adopted, adopt
+from reloader.live.inject import attach as inject
+from reloader.live.process import Process
+from reloader.outcome import short
+from reloader.owners import image_owner, owner_line
+from reloader.protocol import Event
+from reloader.replies import (
+    finding_answer,
+    holder_answers,
+    memory_answer,
+    object_answer,
+    owner_answer,
+    row_answer,
+)
+from reloader.session import Session
+from state.errors import StateError
+from state.store import Store
+
+_LONGEST_WAIT = 3600.0  # seconds between looks at retirement when nothing waits
+
+
+class Sessions:
+    """Implements `engine.Engine`."""
+
+    def __init__(self, folder: Path, host: Host) -> None:
+        """Open the project's configuration and state."""
+        self.host = host
+        self.config = load_config(folder)
+        self.store = Store.open(folder / ".reloader")
+        self._programs: dict[int, Attended] = {}
+        self._numbers = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._retirer = threading.Thread(target=self._retire_loop, name="retire", daemon=True)
+        self._retirer.start()
+
+    # programs come and go
+
+    def spawn(self, options: SpawnOptions, fd: int) -> SpawnAnswer:
+        """Expect the agent of a program on this socket."""
+        attended = self._new(options.watch)
+        sock = socket.socket(fileno=fd)
+        thread = threading.Thread(
+            target=self._greet, args=(attended, sock), name=f"greet-{attended.number}", daemon=True
+        )
+        thread.start()
+        return {"session": attended.number}
+
+    def _greet(self, attended: Attended, sock: socket.socket) -> None:
+        """Wait for the program's agent; runs on a thread of its own."""
+        try:
+            adopted = adopt(0, sock)
+        except (ReloaderError, OSError) as error:
+            sock.close()
+            attended.warn(str(error))
+            self.host.emit(Event(EventKind.ENDED, {"session": attended.number, "pid": 0, "reason": str(error)}))
+            return
+        self.host.post(lambda: self._begin(attended, adopted))
+
+    def _begin(self, attended: Attended, adopted: Adopted) -> None:
+        """Open a program that waits before its main."""
+        try:
+            self._open(attended, adopted.process, "run")
+        except (ReloaderError, StateError) as error:
+            attended.warn(f"the program runs without reloading: {error}")
+        finally:
+            adopted.release()
+
+    def attach(self, pid: int, options: WatchOptions) -> TargetAnswer:
+        """Go beside a running program."""
+        attended = self._new(options)
+        self.host.progress(f"entering process {pid}")
+        return self._open(attended, inject(pid), "attach")
+
+    def _new(self, options: WatchOptions) -> Attended:
+        self._numbers += 1
+        return Attended(self._numbers, self.host, self.config, options)
+
+    def _open(self, attended: Attended, process: Process, how: str) -> TargetAnswer:
+        """Match the program with its objects and begin to watch."""
+        try:
+            self.host.progress("matching objects with the program")
+            watched = attended.start()
+            attended.session = Session.open(process, self.store, watched, how=how)
+        except BaseException:
+            attended.stop()
+            process.close()
+            raise
+        self._programs[attended.number] = attended
+        attended.on_end(process.pidfd(), lambda: self.host.post(lambda: self._ended(attended)))
+        self.host.targets_changed(len(self._programs))
+        answer = self._target_answer(attended)
+        attended.emit(EventKind.ATTACHED, answer)
+        return answer
+
+    def _ended(self, attended: Attended) -> None:
+        """A program has ended."""
+        if self._programs.pop(attended.number, None) is None:
+            return
+        session = self._session(attended)
+        attended.stop()
+        self.store.targets.end(session.target, "the program ended")
+        session.close()
+        attended.emit(EventKind.ENDED, {"pid": session.process.pid, "reason": "the program ended"})
+        self.host.targets_changed(len(self._programs))
+
+    def detach(self, target: str | None) -> TargetAnswer:
+        """Let a program go on without us."""
+        attended = self._find(target)
+        answer = self._target_answer(attended)
+        del self._programs[attended.number]
+        attended.stop()
+        self._session(attended).close()
+        attended.emit(EventKind.ENDED, {"pid": answer["pid"], "reason": "detached"})
+        self.host.targets_changed(len(self._programs))
+        return answer
+
+    def close(self) -> None:
+        """Let every program go on and release everything."""
+        self._closing = True
+        self._wake.set()
+        self._retirer.join()
+        for attended in self._programs.values():
+            attended.stop()
+            self._session(attended).close()
+        self._programs.clear()
+        self.store.close()
+
+    # changes
+
+    def files_changed(self, paths: frozenset[str]) -> object:
+        """Reload finished files, one transaction a program."""
+        for attended in list(self._programs.values()):
+            files = attended.taken(paths)
+            if not files:
+                continue
+            began = time.time()
+            contents = [(str(file.path), file.data) for file in files]
+            event_time = min(file.event_ns for file in files) / 1e9
+            outcome = self._session(attended).reload_contents(contents, event_time)
+            attended.tell(outcome, "load", began)
+        self._wake.set()
+        return None
+
+    def load(self, paths: Sequence[str], target: str | None, reinit: Sequence[str]) -> ReloadAnswer:
+        """Reload objects or archives as one transaction."""
+        attended, began = self._find(target), time.time()
+        outcome = self._session(attended).reload_files(
+            [str(self.host.folder / path) for path in paths], reinit=frozenset(reinit), named=True
+        )
+        self._wake.set()
+        return attended.tell(outcome, "load", began)
+
+    def unload(self, path: str, target: str | None) -> ReloadAnswer:
+        """Take an object that was loaded out again."""
+        attended, began = self._find(target), time.time()
+        session = self._session(attended)
+        outcome = session.unload(self._key(session, path))
+        self._wake.set()
+        return attended.tell(outcome, "unload", began)
+
+    def rollback(self, generation: int | None, target: str | None) -> ReloadAnswer:
+        """Make the versions live that were live after a generation."""
+        attended, began = self._find(target), time.time()
+        outcome = self._session(attended).rollback(generation)
+        self._wake.set()
+        return attended.tell(outcome, "rollback", began)
+
+    def check(self, paths: Sequence[str], target: str | None) -> list[CheckAnswer]:
+        """Say whether objects would load."""
+        session = self._session(self._find(target))
+        return [self._check(session, str(self.host.folder / path)) for path in paths]
+
+    def _check(self, session: Session, path: str) -> CheckAnswer:
+        outcome = session.check(path)
+        return {
+            "object": path,
+            "ok": not outcome.error,
+            "reasons": [outcome.error] if outcome.error else [],
+            "functions": outcome.functions,
+            "notes": outcome.notes,
+        }
+
+    def why(self, name: str, target: str | None) -> list[HolderAnswer]:
+        """Name what still holds superseded versions of an object."""
+        session = self._session(self._find(target))
+        pinned = session.retiring.why(self._key(session, name))
+        return [answer for item in pinned for answer in holder_answers(item)]
+
+    def _key(self, session: Session, name: str) -> tuple[str, str]:
+        """Return the object that a user names by path, file name or `archive(member)`."""
+        path, _, member = name.rstrip(")").partition("(")
+        keys = session.known_objects()
+        full = str(self.host.folder / path)
+        found = [key for key in keys if key[1] == member and key[0] in {path, full}]
+        found = found or [key for key in keys if name in {short(key[0]), key[1]}]
+        found = found or [key for key in keys if f"{short(key[0])}({key[1]})" == name]
+        if len(found) != 1:
+            shown = sorted({f"{short(p)}({m})" if m else short(p) for p, m in keys})
+            near = [word for word in shown if name[:3] in word][:5]
+            raise NotLoadedError(name, near)
+        return found[0]
+
+    # questions
+
+    def targets(self) -> list[TargetAnswer]:
+        """Return the programs under the daemon."""
+        return [self._target_answer(attended) for attended in list(self._programs.values())]
+
+    def _target_answer(self, attended: Attended) -> TargetAnswer:
+        session = self._session(attended)
+        program = session.program
+        return {
+            "session": attended.number,
+            "pid": session.process.pid,
+            "name": program.image.path.rsplit("/", 1)[-1],
+            "exe": program.image.path,
+            "build_id": program.image.build_id,
+            "generation": int(program.generation),
+            "objects": len(program.objects),
+            "held_size": sum(row.allocation.size for row in list(program.ledger.rows.values())),
+            "began": attended.began,
+            "notes": session.notes,
+        }
+
+    def objects(self, target: str | None) -> list[ObjectAnswer]:
+        """Return what is watched and loaded."""
+        return [object_answer(row) for row in self.store.query.objects(self._id(target))]
+
+    def history(self, target: str | None, limit: int) -> list[ReloadAnswer]:
+        """Return attempts, newest first."""
+        attended = self._find(target)
+        rows = self.store.query.history(self._session(attended).target, limit=limit)
+        return [row_answer(attended.number, row) for row in rows]
+
+    def generations(self, target: str | None) -> list[ReloadAnswer]:
+        """Return generations that became live, newest first."""
+        attended = self._find(target)
+        rows = self.store.query.generations(self._session(attended).target)
+        return [row_answer(attended.number, row) for row in rows]
+
+    def memory(self, target: str | None) -> MemoryAnswer:
+        """Return the bytes held, per object and generation."""
+        return memory_answer(self.store.query.memory(self._id(target)))
+
+    def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
+        """Return whom a name or an address belongs to, best first."""
+        session = self._session(self._find(target))
+        rows = self.store.query.owner(session.target, what)
+        if rows:
+            return [owner_answer(row, owner_line(session, row)) for row in rows]
+        row = image_owner(session, what)
+        if row is None:
+            raise UnknownNameError(what, self.store.query.nearest_names(session.target, what))
+        return [owner_answer(row, "")]
+
+    def doctor(self, subject: str | None) -> list[FindingAnswer]:
+        """Return what would stand in the way for a pid or a program."""
+        what = int(subject) if subject and subject.isdigit() else subject or "/bin/true"
+        return [finding_answer(finding) for finding in examine(what)]
+
+    def reached(self, generation: int | None, target: str | None) -> ReloadAnswer | None:
+        """Return the attempt that `wait` waits for, or None if it is not decided yet."""
+        attended = self._find(target)
+        rows = self.history(target, 50)
+        if generation is None:
+            busy = attended.builder is not None and attended.builder.busy
+            return None if busy or not rows else rows[0]
+        return next((row for row in rows if row["generation"] >= generation), None)
+
+    # inside
+
+    def _find(self, target: str | None) -> Attended:
+        programs = list(self._programs.values())
+        if target is None and len(programs) == 1:
+            return programs[0]
+        answers = [self._target_answer(attended) for attended in programs]
+        if target is not None:
+            for attended, answer in zip(programs, answers, strict=True):
+                if target in {str(answer["session"]), str(answer["pid"]), answer["name"]}:
+                    return attended
+        raise UnknownTargetError(target, [f"{a['name']} ({a['pid']})" for a in answers])
+
+    def _id(self, target: str | None) -> int:
+        return self._session(self._find(target)).target
+
+    @staticmethod
+    def _session(attended: Attended) -> Session:
+        if attended.session is None:  # it is put among the programs only once it is open
+            message = "a program that is not open yet"
+            raise LookupError(message)
+        return attended.session
+
+    def _retire_loop(self) -> None:
+        """Post an attempt to free memory whenever one is due."""
+        while not self._closing:
+            due = min((a.session.retiring.due() for a in list(self._programs.values()) if a.session), default=np.inf)
+            self._wake.wait(min(max(due - time.monotonic(), 0.0), _LONGEST_WAIT))
+            self._wake.clear()
+            if not self._closing and self.config.retire.enabled and due <= time.monotonic():
+                self.host.post(self._retire)
+                self._wake.wait(self.config.retire.min_interval_s)
+
+    def _retire(self) -> None:
+        """Try to free what waits in every program."""
+        for attended in list(self._programs.values()):
+            session = self._session(attended)
+            if session.retiring.due() > time.monotonic():
+                continue
+            report = session.retiring.attempt()
+            if report.freed:
+                attended.emit(
+                    EventKind.RETIRED,
+                    {"freed_size": report.freed_size, "stop_us": report.stop_us},
+                )
+        self._wake.set()
+
+
+def open_engine(folder: Path, host: Host) -> Sessions:
+    """Return the engine of a project folder."""
+    return Sessions(folder, host)

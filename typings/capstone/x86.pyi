@@ -1,0 +1,11 @@
+X86_GRP_CALL: int
+X86_GRP_RET: int
+X86_INS_CMP: int
+X86_INS_JMP: int
+X86_INS_LEA: int
+X86_INS_MOV: int
+X86_INS_MOVABS: int
+X86_INS_SUB: int
+X86_OP_MEM: int
+X86_OP_REG: int
+X86_REG_RIP: int
