@@ -43,8 +43,8 @@ class Attended:
                 options.source or config.source or (".",),
                 host.folder,
                 self._built,
-                self._take,
-                self._problem,
+                on_files=self._take,
+                on_problem=self._problem,
                 on_start=self._build_began,
                 trust=trust,
                 mode=mode,
@@ -128,8 +128,6 @@ class Attended:
 
     def _built(self, result: BuildResult) -> None:
         self.emit(EventKind.BUILD, build_answer(result))
-        if result.error is not None:
-            self.warn(str(result.error))
         for stale in result.stale:
             self.warn(str(stale))
         if result.files:

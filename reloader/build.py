@@ -113,6 +113,11 @@ class BuildRunner:
         self._thread.join()
         os.close(self._interrupt)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a build runs, or is about to."""
+        return self._busy
+
     def build_now(self) -> None:
         """Build without a save."""
         with self._changed:

@@ -6,7 +6,6 @@ program did.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import signal
@@ -70,6 +69,8 @@ class Verbs(click.Group):
         """Find the verb, or name the nearest."""
         verb = args[0]
         if verb not in VERBS and not verb.startswith("-"):
+            import difflib  # noqa: PLC0415 - 13 ms, for misspelt verbs only
+
             nearest = difflib.get_close_matches(verb, VERBS, n=1)
             hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
             ctx.fail(f"no such verb `{verb}`.{hint}")

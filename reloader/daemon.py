@@ -150,6 +150,7 @@ class Daemon:
     def stop(self) -> None:
         """Begin to end; may be called from any thread."""
         self._stopping = True
+        self._queue.refuse()
         self._notify_waiters()
         self._poke()
 
@@ -395,5 +396,5 @@ def main() -> int:
     arguments = parser.parse_args()
     # what `ps` and `top` show; the kernel keeps 15 bytes
     Path("/proc/self/comm").write_text("reloader-daemon")
-    open_engine: OpenEngine = import_module("reloader.session").open_engine
+    open_engine: OpenEngine = import_module("reloader.sessions").open_engine
     return serve(Project(arguments.folder), open_engine, arguments.ready_fd)

@@ -173,7 +173,7 @@ class Engine(Protocol):
 
 
 class OpenEngine(Protocol):
-    """`reloader.session.open_engine`."""
+    """`reloader.sessions.open_engine`."""
 
     def __call__(self, folder: Path, host: Host) -> Engine:
         """Return the engine of a project folder.

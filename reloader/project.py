@@ -11,7 +11,6 @@ a client while it starts one.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import stat
@@ -66,6 +65,8 @@ class Project:
     @property
     def socket(self) -> Path:
         """The socket's path; its length does not depend on the project's."""
+        import hashlib  # noqa: PLC0415 - a client reads the path from daemon.json instead
+
         key = hashlib.blake2b(os.fsencode(self.folder), digest_size=8).hexdigest()
         return socket_folder() / f"{key}.sock"
 

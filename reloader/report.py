@@ -18,10 +18,8 @@ def describe(
     outcome: Outcome, program: Program, plan: Plan, stop: RedirectResult | None
 ) -> None:
     """Fill an outcome with what became live."""
-    symbols = plan.graph.symbols
-    changed = plan.flips.symbol[symbols.changed[plan.flips.symbol]]
     outcome.state = "live"
-    outcome.functions = [symbols.name[row].decode("utf-8", "replace") for row in changed.tolist()]
+    outcome.functions = changed_names(plan)
     outcome.new_variables = list(plan.data.new)
     if stop is not None:
         outcome.stop_us = stop.stop_us + stop.lost_us
@@ -32,6 +30,13 @@ def describe(
             f"{enumerate_names(outcome.active)} is running right now: that call finishes in the old "
             "code, the next one runs the new"
         )
+
+
+def changed_names(plan: Plan) -> list[str]:
+    """Return the functions that are new or not what they were; others may have moved along."""
+    symbols = plan.graph.symbols
+    rows = plan.flips.symbol[symbols.changed[plan.flips.symbol]]
+    return [symbols.name[row].decode("utf-8", "replace") for row in rows.tolist()]
 
 
 def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:

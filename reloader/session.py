@@ -2,20 +2,33 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import RefusedError, ReloaderError
 from reloader.globs import parse_pattern, read_wanted
-from reloader.inputs import choose, pull, read_files, refuse_strangers
+from reloader.errors.session import NoSuchGenerationError, StillReferredToError
+from reloader.ids import Generation
+from reloader.inputs import (
+    choose,
+    defined_names,
+    pull,
+    read_files,
+    refuse_strangers,
+    wanted_names,
+)
 from reloader.live.inject import attach as inject
+from reloader.live.linking import link_transaction
 from reloader.live.process import Process
+from reloader.live.program import Key
 from reloader.opening import Opened, open_new
 from reloader.outcome import Outcome
 from reloader.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.reload import Options, reload
-from reloader.resuming import known_target, open_known
+from reloader.report import changed_names, data_notes
+from reloader.resuming import known_target, load_version, open_known
 from reloader.retiring import Retiring
 from reloader.sources import source_line
 from state.errors import StateError
@@ -38,6 +51,7 @@ class Session:
         self.store = store
         self.target = target
         self.retiring = Retiring(self.program, store, target)
+        self.owns_store = False
         self.before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
     @classmethod
@@ -45,7 +59,9 @@ class Session:
         """Go beside a running program, with the state in `root`/.reloader."""
         store = Store.open(root / ".reloader")
         patterns = [pattern for text in watch for pattern in parse_pattern(text, root)]
-        return cls.open(inject(pid), store, read_wanted(patterns), how="attach")
+        session = cls.open(inject(pid), store, read_wanted(patterns), how="attach")
+        session.owns_store = True
+        return session
 
     @classmethod
     def open(
@@ -128,6 +144,101 @@ class Session:
         self.retiring.collect()
         return outcome
 
+    def check(self, path: str) -> Outcome:
+        """Say whether a file would load, and what would change; changes nothing."""
+        outcome = Outcome("unchanged", objects=[path])
+        try:
+            objects, equal = self.chosen([(path, Path(path).read_bytes())], named=True)
+            outcome.notes += [f"{name} is what is live" for name in equal]
+            with ExitStack() as undo:
+                plan = link_transaction(
+                    self.program, objects, frozenset(), source_line, undo
+                )
+                outcome.functions = changed_names(plan)
+                outcome.new_variables = list(plan.data.new)
+                outcome.notes += data_notes(self.program, plan.data)
+        except (ReloaderError, OSError) as error:
+            outcome.error = str(error)
+        return outcome
+
+    def rollback(self, generation: int | None) -> Outcome:
+        """Make the versions live that were live after a generation; None: before the last.
+
+        Versions come back by being linked again, so variables keep their values.
+        """
+        began = time.monotonic()
+        kept = [row.generation for row in self.store.query.generations(self.target)]
+        wanted = generation if generation is not None else (kept[1:] or [0])[0]
+        names = [f"generation {wanted}"]
+        if not kept or wanted not in {0, *kept} or wanted > kept[0]:
+            error = NoSuchGenerationError(generation, [*kept, 0] if kept else [])
+            return self.decided(error, [], names, began, "rollback")
+        objects = [
+            load_version(self.store, version)
+            for version in self.store.query.live_set(self.target, wanted)
+            if self.is_other(version)
+        ]
+        if not objects:
+            return Outcome("unchanged", objects=names)
+        outcome = self.reload_objects(objects, began, "rollback")
+        if outcome.state == "live":
+            undone = [number for number in kept if number > wanted]
+            self.store.journal.mark_rolled_back(self.target, undone)
+        return outcome
+
+    def is_other(self, version: ObjectVersion) -> bool:
+        """Return whether another version of this object is live."""
+        live = self.program.objects.get((version.path, version.member))
+        return version.digest is not None and (live is None or live.file.digest != version.digest)
+
+    def unload(self, key: Key) -> Outcome:
+        """Take an object out: one of the program returns to what was linked, another one goes."""
+        began = time.monotonic()
+        name = f"{key[0]}({key[1]})" if key[1] else key[0]
+        original = {(v.path, v.member): v for v in self.store.query.live_set(self.target, 0)}
+        if key in original:
+            if not self.is_other(original[key]):
+                return Outcome("unchanged", objects=[name])
+            file = load_version(self.store, original[key])
+            return self.reload_objects([file], began, "unload")
+        users = self.users_of(key)
+        if users:
+            error = StillReferredToError(name, users)
+            return self.decided(error, [], [name], began, "unload")
+        return self.forget(key, name, began)
+
+    def users_of(self, key: Key) -> list[str]:
+        """Return the live objects that refer to what an object defines."""
+        names = defined_names(self.program.objects[key].file)
+        return [
+            live.file.name
+            for other, live in self.program.objects.items()
+            if other != key and names & wanted_names(live.file)
+        ]
+
+    def forget(self, key: Key, name: str, began: float) -> Outcome:
+        """Remove an object that nothing linked refers to; its memory waits for its proof."""
+        live = self.program.objects.pop(key)
+        self.program.index.remove_owner(key)
+        self.program.dead_slots.update(live.symbol_slot[live.symbol_slot >= 0].tolist())
+        self.program.ledger.supersede(self.program.roots())
+        outcome = Outcome("live", objects=[name])
+        version = [ObjectVersion(*key, None)]
+        with self.store.transaction():
+            number = self.store.journal.prepare(self.target, version, {}, kind="unload")
+            self.store.journal.live(self.target, number, summary_of(outcome))
+            self.store.resume.remove_live(self.target, *key)
+        self.program.generation = Generation(number)
+        outcome.generation = number
+        outcome.total_ms = (time.monotonic() - began) * 1e3
+        self.retiring.collect()
+        return outcome
+
+    def known_objects(self) -> list[Key]:
+        """Return every object that is or was live."""
+        superseded = {row.object for row in self.program.ledger.rows.values() if row.object[0]}
+        return sorted({*self.program.objects, *superseded})
+
     def decided(
         self,
         error: ReloaderError | StateError,
@@ -158,4 +269,5 @@ class Session:
     def close(self) -> None:
         """Let the program go on without us; a later daemon can take it up again."""
         self.process.close()
-        self.store.close()
+        if self.owns_store:
+            self.store.close()

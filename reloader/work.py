@@ -42,6 +42,7 @@ class WorkQueue:
         self._on_done = on_done
         self._jobs: deque[Job] = deque()
         self._wake = threading.Condition()
+        self._refusing = False
         self._closed = False
         self.current: Job | None = None
         self._changed: set[str] = set()
@@ -59,7 +60,7 @@ class WorkQueue:
             StoppingError: The queue is closed.
         """
         with self._wake:
-            if self._closed:
+            if self._refusing:
                 raise StoppingError(job.verb)
             self._jobs.append(job)
             self._wake.notify()
@@ -68,7 +69,7 @@ class WorkQueue:
     def put_files(self, paths: frozenset[str], run: Callable[[frozenset[str]], object]) -> None:
         """Queue changed files; a set that nobody began yet takes them in."""
         with self._wake:
-            if self._closed:
+            if self._refusing:
                 return
             self._changed |= paths
             if self._changed_job is None:
@@ -87,17 +88,23 @@ class WorkQueue:
         with self._wake:
             return not self._jobs and self.current is None
 
-    def close(self, last: Callable[[], object]) -> None:
-        """Finish the current job, refuse those that wait, run `last`, and end the thread."""
+    def refuse(self) -> None:
+        """Take no more jobs, and refuse those that nobody began."""
         with self._wake:
-            self._closed = True
+            self._refusing = True
             refused = list(self._jobs)
             self._jobs.clear()
-            self._jobs.append(Job("close", last))
-            self._wake.notify()
         for job in refused:
             job.error = StoppingError(job.verb)
             job.done.set()
+
+    def close(self, last: Callable[[], object]) -> None:
+        """Refuse what waits, finish the current job, run `last`, and end the thread."""
+        self.refuse()
+        with self._wake:
+            self._jobs.append(Job("close", last))
+            self._closed = True
+            self._wake.notify()
         self._thread.join()
 
     def _take_files(self) -> frozenset[str]:

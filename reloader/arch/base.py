@@ -86,7 +86,7 @@ class Architecture(Protocol):
         ...
 
     def is_lea(self, content: U8, field: I64) -> Bool:
-        """Return (e,) whether the field is the operand of an instruction that takes an address."""
+        """Return (e,) whether a field is the operand of one that takes an address."""
         ...
 
     def ends_instruction(self, content: U8, field: I64) -> Bool:
@@ -102,7 +102,7 @@ class Architecture(Protocol):
         ...
 
     def plan_got(self, content: U8, field: I64) -> Rewritten:
-        """Say what each load or call through a GOT entry would become without the entry."""
+        """Say what each access through a GOT entry would become without the entry."""
         ...
 
     def rewrite_got(self, content: U8, field: I64) -> None:

@@ -30,16 +30,16 @@ def _fits32(distance: I64) -> Bool:
 class X86_64:  # noqa: N801  the architecture's own name
     """The Architecture protocol for x86-64."""
 
-    name = "x86-64"
-    machine = 62  # EM_X86_64
+    name: str = "x86-64"
+    machine: int = 62  # EM_X86_64
     kinds = KINDS
     kind_of_number = NUMBERS
-    stub_size = 16
-    trap = b"\xcc"  # int3
-    capstone = (3, 8)  # CS_ARCH_X86, CS_MODE_64
-    pc32 = kind("PC32")
-    word = kind("64")
-    thread_word = kind("TPOFF64")
+    stub_size: int = 16
+    trap: bytes = b"\xcc"  # int3
+    capstone: tuple[int, int] = (3, 8)  # CS_ARCH_X86, CS_MODE_64
+    pc32: int = kind("PC32")
+    word: int = kind("64")
+    thread_word: int = kind("TPOFF64")
 
     def write_stubs(self, stubs: U8, stub_addr: U64, slot_addr: U64) -> None:
         """Write (n, 16) `endbr64; jmp *slot(%rip)`, padded with int3.
@@ -70,8 +70,9 @@ class X86_64:  # noqa: N801  the architecture's own name
     def is_branch(self, content: U8, field: I64) -> Bool:
         """Return (e,) whether the field at a content offset belongs to a call, jmp or jcc.
 
-        The byte before a pc-relative operand's displacement is a ModRM with mod=00, rm=101, thus
-        one of 05, 0d, ..., 3d, so `e8`, `e9` and `0f 8x` are never anything but a branch.
+        The byte before a pc-relative operand's displacement is a ModRM with mod=00, rm=101,
+        thus one of 05, 0d, ..., 3d, so `e8`, `e9` and `0f 8x` are never anything but a
+        branch.
         """
         before = content[np.maximum(field - 1, 0)]
         escape = content[np.maximum(field - 2, 0)]

@@ -1,9 +1,9 @@
 """The kinds of x86-64 relocations, as data (x86-64 psABI 1.0, section 4.4).
 
-The mask columns say how far a linker may rewrite the instruction around a field, which is what a
-comparison with a linked image has to ignore: `mov foo@GOTPCREL(%rip)` becomes `lea` or
-`mov $imm`, `call *` becomes `addr32 call`, `jmp *` becomes `jmp rel32; nop` with the field one
-byte earlier.
+The mask columns say how far a linker may rewrite the instruction around a field, which is
+what a comparison with a linked image has to ignore: `mov foo@GOTPCREL(%rip)` becomes `lea` or
+`mov $imm`, `call *` becomes `addr32 call`, `jmp *` becomes `jmp rel32; nop` with the field
+one byte earlier.
 
 Letters beside the psABI's own: T is the symbol's offset from the thread pointer, which is also
 what a linker stores for DTPOFF once the sequence around it was relaxed to local-exec. Absolute

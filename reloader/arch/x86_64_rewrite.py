@@ -1,8 +1,9 @@
-"""x86-64 instruction sequences that a linker may rewrite once it knows more than the compiler did.
+"""x86-64 instruction sequences that a linker may rewrite once it knows the addresses.
 
-Thread-local sequences are those of the psABI's chapter on TLS (section "Linker optimisation"); a
-GOT load or call becomes direct where the symbol is near ("Optimize GOTPCRELX relocations").
-Every function works on columns: one row a field, `field` its place in the content.
+Thread-local sequences are those of the psABI's chapter on TLS (section "Linker
+optimisation"); a GOT load or call becomes direct where the symbol is near ("Optimize
+GOTPCRELX relocations"). Every function works on columns: one row a field, `field` its place
+in the content.
 """
 
 from typing import Final
@@ -49,7 +50,7 @@ def thread_local(content: U8, field: I64, table: U8) -> Rewritten:
 
 
 def _general(content: U8, field: I64, among: Bool, out: Rewritten) -> None:
-    """`data16 lea x@tlsgd, %rdi; call __tls_get_addr` -> `mov %fs:0, %rax; lea x@tpoff(%rax), %rax`."""
+    """`lea x@tlsgd, %rdi; call __tls_get_addr` -> `mov %fs:0, %rax; lea x@tpoff(%rax)`."""
     head = among & _at(content, field, "66 48 8d 3d", -4)
     direct = _at(content, field, "66 66 48 e8", 4)
     through_got = _at(content, field, "66 48 ff 15", 4)

@@ -55,7 +55,7 @@ class Pointers:
     offset: I64  # in that section; for COMMON the symbol's index
 
     def find(self, at: int) -> tuple[int, int] | None:
-        """Return (section, offset) that the word at an offset refers to, None if it is no pointer."""
+        """Return (section, offset) that a word refers to, None if it is no pointer."""
         row = int(np.searchsorted(self.at, at))
         if row == len(self.at) or int(self.at[row]) != at:
             return None
@@ -141,7 +141,8 @@ def _unpack(obj: ObjectFile, section: int, *, gnu: bool) -> bytes | None:
     try:
         if gnu:  # `ZLIB`, then the size as eight bytes, big-endian
             return zlib.decompress(raw[12:])
-        if not int(cast("Any", obj.sections[section])["sh_flags"]) & _COMPRESSED:
+        header: Any = obj.sections[section]
+        if not int(header["sh_flags"]) & _COMPRESSED:
             return raw
         kind = int.from_bytes(raw[:4], "little")
         return zlib.decompress(raw[_CHDR_SIZE:]) if kind == _ZLIB else None

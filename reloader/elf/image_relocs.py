@@ -36,12 +36,16 @@ def apply_relative(
         _store(file, dynamic.relr, words + np.int64(bias))
     by_name = (kinds == R_GLOB_DAT) | (kinds == R_JUMP_SLOT)
     unknown = np.sort(fields[~relative & (kinds != R_COPY)] + np.uint64(bias))
-    got = _named(dynamic, np.flatnonzero(by_name), bias)
-    return got, _named(dynamic, np.flatnonzero(kinds == R_COPY), bias), unknown
+    got = _named(file, dynamic, np.flatnonzero(by_name), bias)
+    return got, _named(file, dynamic, np.flatnonzero(kinds == R_COPY), bias), unknown
 
 
-def _named(dynamic: Dynamic, rows: NDArray[np.intp], bias: int) -> NamedAddrs:
+def _named(file: ImageFile, dynamic: Dynamic, rows: NDArray[np.intp], bias: int) -> NamedAddrs:
     chosen = dynamic.relocations[rows]
+    count = len(dynamic.symbols)
+    if len(chosen) and int(chosen["r_sym"].max()) >= count:
+        text = f"a relocation names symbol {int(chosen['r_sym'].max())}, there are {count}"
+        raise MalformedImageError(file.path, text)
     offsets = dynamic.symbols["st_name"][chosen["r_sym"]]
     addrs = chosen["r_offset"].astype(np.uint64) + np.uint64(bias)
     return NamedAddrs(symbol_names(dynamic.strings, offsets), addrs)

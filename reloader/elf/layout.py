@@ -54,7 +54,7 @@ def _ask(
         if at is None:
             return None
         info, unit = variables.info, variables.units[at]
-        type_ = _type_of(cast("DIE", info.get_DIE_from_refaddr(at, unit)))
+        type_ = _type_of(info.get_DIE_from_refaddr(at, unit))
         return None if type_ is None else question(type_)
     except BROKEN:
         return None
@@ -79,9 +79,9 @@ def _variables(obj: ObjectFile) -> _Variables:
         found = _cache[obj.digest] = _Variables(sections.info(), {}, {})
         if ".debug_info" in sections.data:
             for unit in found.info.iter_CUs():
-                for variable in variables_of(sections, cast("CompileUnit", unit)):
+                for variable in variables_of(sections, unit):
                     found.places[variable.target] = variable.at
-                    found.units[variable.at] = cast("CompileUnit", unit)
+                    found.units[variable.at] = unit
         while len(_cache) > _KEPT:
             _cache.popitem(last=False)
     return found
@@ -91,10 +91,10 @@ def _type_of(die: DIE) -> DIE | None:
     """Return the record of a variable's or member's type."""
     for _ in range(_DEEPEST):
         if "DW_AT_type" in die.attributes:
-            return cast("DIE", die.get_DIE_from_attribute("DW_AT_type"))
+            return die.get_DIE_from_attribute("DW_AT_type")
         for link in ("DW_AT_abstract_origin", "DW_AT_specification"):
             if link in die.attributes:
-                die = cast("DIE", die.get_DIE_from_attribute(link))
+                die = die.get_DIE_from_attribute(link)
                 break
         else:
             return None
@@ -138,8 +138,8 @@ def _offset(member: DIE) -> int:
 
     def number(name: str) -> int | None:
         attribute: Any = member.attributes.get(f"DW_AT_{name}")
-        usable = attribute is not None and isinstance(attribute.value, int)
-        return int(attribute.value) if usable else None
+        value: Any = attribute.value if attribute is not None else None
+        return value if isinstance(value, int) else None
 
     start = number("data_bit_offset")
     if start is not None:
@@ -178,7 +178,7 @@ def _size(die: DIE, depth: int = 0) -> int:
     if bare is None or depth > _DEEPEST:
         return 0
     if "DW_AT_byte_size" in bare.attributes:
-        return int(cast("Any", bare.attributes["DW_AT_byte_size"].value))
+        return int(bare.attributes["DW_AT_byte_size"].value)
     if bare.tag == "DW_TAG_array_type":
         element = _type_of(bare)
         return prod(_counts(bare)) * (_size(element, depth + 1) if element else 0)

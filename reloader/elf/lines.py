@@ -10,7 +10,7 @@ than row by row, and some milliseconds for an ordinary object.
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -98,9 +98,10 @@ def _read(sections: DebugSections) -> LineTable:
 
 
 def _join(parts: list[_Rows], files: list[str]) -> LineTable:
-    def column(name: str, kind: type) -> Any:  # noqa: ANN401  any column
-        arrays = [getattr(part, name) for part in parts]
-        return np.concatenate(arrays) if arrays else np.zeros(0, kind)
+    def column(name: str, kind: Any) -> Any:  # noqa: ANN401  any column
+        arrays: list[Any] = [getattr(part, name) for part in parts]
+        empty: Any = np.zeros(0, kind)
+        return np.concatenate([empty, *arrays])
 
     key, end = column("key", np.int64), column("end", np.bool_)
     # where one sequence ends another may begin: the end comes first
@@ -124,7 +125,7 @@ def _paths(program: Any, folder: str) -> list[str]:  # noqa: ANN401  a LineProgr
     """Return the paths of a unit's source files."""
     header = program.header
     modern = int(header["version"]) >= 5
-    folders = [cast("bytes", item).decode("utf-8", "replace") for item in _folders(header)]
+    folders = [item.decode("utf-8", "replace") for item in _folders(header)]
     paths: list[str] = []
     for entry in header["file_entry"]:
         index = int(entry["dir_index"]) - (0 if modern else 1)
@@ -186,7 +187,7 @@ def _addresses(  # noqa: PLR0913, PLR0917  the state of a line program
     base: int,
     pointers: Pointers,
 ) -> tuple[I64, I64]:
-    """Return the section and offset at each instruction; section -1 where no address was set."""
+    """Return the section and offset at each instruction; section -1: no address was set."""
     rows = np.flatnonzero(sets)
     at = _after_leb(body)[starts[rows] + 1] + 1 + base
     found = np.searchsorted(pointers.at, at)

@@ -85,7 +85,7 @@ class Found(NamedTuple):
 
 
 def variable_scopes(obj: ObjectFile) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Return (scope path..., name) of every variable that has an address, by (section, offset)."""
+    """Return (scope path..., name) of every variable with an address, by (section, offset)."""
     return {key: (*scope.path, scope.name) for key, scope in scopes_of(obj).items()}
 
 
@@ -116,7 +116,7 @@ def _read(sections: DebugSections) -> dict[tuple[int, int], Scope]:
     info = sections.info()
     scopes: dict[tuple[int, int], Scope] = {}
     for unit in info.iter_CUs():
-        cu = cast("CompileUnit", unit)
+        cu = unit
         names = _Names(info, cu)
         for found in variables_of(sections, cu):
             scope = names.scope(found)
@@ -147,7 +147,7 @@ class _Names:
         """Return (tag, name); a concrete function has the name of its abstract one."""
         known = self.known.get(at)
         if known is None:
-            die = cast("DIE", self.info.get_DIE_from_refaddr(at, self.unit))
+            die = self.info.get_DIE_from_refaddr(at, self.unit)
             known = self.known[at] = (str(die.tag), _name(die))
         return known
 
@@ -155,17 +155,17 @@ class _Names:
 def _name(die: DIE) -> str:
     while True:
         if "DW_AT_name" in die.attributes:
-            return cast("bytes", die.attributes["DW_AT_name"].value).decode("utf-8", "replace")
+            return die.attributes["DW_AT_name"].value.decode("utf-8", "replace")
         for link in ("DW_AT_abstract_origin", "DW_AT_specification"):
             if link in die.attributes:
-                die = cast("DIE", die.get_DIE_from_attribute(link))
+                die = die.get_DIE_from_attribute(link)
                 break
         else:
             return ""
 
 
 def variables_of(sections: DebugSections, unit: CompileUnit) -> Iterator[Found]:
-    """Yield the variables of one unit whose location is an address, in the order of the file."""
+    """Yield the variables of one unit whose location is an address, in file order."""
     return _Walk(sections, unit).run()
 
 
@@ -276,7 +276,7 @@ class _Walk:
         raise ValueError(form)  # noqa: EM101 RUF100  an unknown form: the object has no scopes
 
     def step(self, shape: _Shape, at: int) -> tuple[int, int, tuple[int, int] | None]:
-        """Return (offset after the attributes, the sibling's offset or 0, the location's bytes)."""
+        """Return (offset after the attributes, sibling's offset or 0, location's bytes)."""
         data, sibling, location = self.data, 0, None
         for how, size, name in shape.steps:
             start = at

@@ -94,8 +94,9 @@ class VariableRow:
     def __str__(self) -> str:
         """Return who could be who."""
         return (
-            f"{self.object}: {', '.join(self.live)} in the program and {', '.join(self.new)} in "
-            f"the new object are all called {self.name}; which one continues which is not certain"
+            f"{self.object}: {', '.join(self.live)} in the program and {', '.join(self.new)} "
+            f"in the new object are all called {self.name}; which one continues which is not "
+            "certain"
         )
 
 
@@ -128,7 +129,8 @@ class ReferenceRow:
         """Return the place and the variables it may mean."""
         user = f" in {self.function}" if self.function else ""
         means = " or ".join(self.candidates) or "data without a name"
-        return f"{self.place}: the reference{user} to {self.section}+{self.offset:#x} may mean {means}"
+        target = f"{self.section}+{self.offset:#x}"
+        return f"{self.place}: the reference{user} to {target} may mean {means}"
 
 
 class AmbiguousReferenceError(RefusedError):
@@ -157,7 +159,8 @@ class UnplacedRow:
 
     def __str__(self) -> str:
         """Return which variable."""
-        return f"{self.object}: the address of {self.name} ({self.section}) in the program is not known"
+        what = f"{self.name} ({self.section})"
+        return f"{self.object}: the address of {what} in the program is not known"
 
 
 class DataUnplacedError(RefusedError):

@@ -106,7 +106,8 @@ class RangeRow:
         if self.pc:
             what = "call to" if self.branch else "reference to"
             far, reach = size_text(self.value), size_text(self.high + 1)
-            return f"{self.place}: {what} {self.symbol} is {far} away, a {kind} edge reaches {reach}"
+            away = f"{self.place}: {what} {self.symbol} is {far} away"
+            return f"{away}, a {kind} edge reaches {reach}"
         return (
             f"{self.place}: {self.symbol} is {self.value & (1 << 64) - 1:#x}, "
             f"a {kind} edge holds {self.low:#x} to {self.high:#x}"

@@ -16,14 +16,14 @@ from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, UnknownRelocationError
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, Bool, Region
+from reloader.link.comdat import bind_lost_locals, lost_groups
 from reloader.link.graph import Blocks, Edges, LinkGraph, Origin, Symbols
 from reloader.link.names import named_sections
 
-SHT_PROGBITS, SHT_NOBITS, SHT_NOTE = 1, 8, 7
+SHT_NOBITS = 8
 _NOT_BLOCKS: Final = (0, 2, 3, 4, 9, 17, 18)  # NULL SYMTAB STRTAB RELA REL GROUP SYMTAB_SHNDX
 _ARRAYS: Final = (14, 15, 16)  # INIT_ARRAY FINI_ARRAY PREINIT_ARRAY
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_TLS = 1, 2, 4, 0x10, 0x400
-STB_LOCAL, STB_WEAK = 0, 2
 # Written once and never by the program: they are replaced with the code that refers to them.
 _READ_ONLY_NAMES: Final = (
     rb"\.(?:data\.rel\.ro|(?:preinit|init|fini)_array|ctors|dtors|eh_frame|gcc_except_table)"
@@ -39,7 +39,7 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
         FieldOutsideError: Some relocations patch bytes past the end of their section.
     """
     files = list(objects)
-    lost = _lost_groups(files)
+    lost = lost_groups(files)
     block_of_section: list[I32] = []
     parts: list[Blocks] = []
     contents: list[U8] = []
@@ -64,7 +64,7 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
         first_symbol=np.cumsum(counts).astype(np.int32),
         block_of_section=block_of_section,
     )
-    _bind_lost_locals(graph, lost)
+    bind_lost_locals(graph, lost)
     return graph
 
 
@@ -72,17 +72,6 @@ def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Block
     """Return one table of the columns of several."""
     names = kind.__dataclass_fields__
     return kind(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
-
-
-def _lost_groups(files: Sequence[ObjectFile]) -> list[Bool]:
-    """Return per object (s,) which sections belong to a COMDAT group that an earlier one won."""
-    winners: set[bytes] = set()
-    lost: list[Bool] = []
-    for file in files:
-        losers = [g for g, name in file.group_signatures.items() if name in winners]
-        winners.update(file.group_signatures.values())
-        lost.append(np.isin(file.group_sections, losers) & (file.group_sections != 0))
-    return lost
 
 
 def _regions(file: ObjectFile) -> U8:
@@ -98,7 +87,7 @@ def _regions(file: ObjectFile) -> U8:
 
 
 def _blocks_of(file: ObjectFile, row: int, lost: Bool, start: int) -> tuple[Blocks, I32, U8]:
-    """Return one object's blocks, the block of each section, and its content from `start` on."""
+    """Return an object's blocks, the block of each section, and its content from `start` on."""
     headers = file.sections
     kept = ~np.isin(headers["sh_type"], _NOT_BLOCKS) & ~lost
     section = np.flatnonzero(kept).astype(np.int32)
@@ -283,35 +272,3 @@ def _place(files: Sequence[ObjectFile], blocks: Blocks, block: int, offset: int)
     file = files[int(blocks.object[block])]
     section = file.section_names[int(blocks.section[block])].decode("utf-8", "replace")
     return Place(file.name, section, offset)
-
-
-def _bind_lost_locals(graph: LinkGraph, lost: Sequence[Bool]) -> None:
-    """Point local symbols of a losing COMDAT section at the winner's section of the same name.
-
-    As GNU ld does it, and only where the sizes agree: a table beside a group (exception data,
-    for example) may refer to the group's section by its section symbol.
-    """
-    if not any(bool(flags.any()) for flags in lost):
-        return
-    winners: dict[tuple[bytes, bytes], tuple[int, int]] = {}
-    for row, file in enumerate(graph.objects):
-        for section in np.flatnonzero(file.group_sections != 0).tolist():
-            signature = file.group_signatures.get(int(file.group_sections[section]), b"")
-            key = (signature, file.section_names[section])
-            size = int(file.sections["sh_size"][section])
-            if not lost[row][section]:
-                winners[key] = (int(graph.block_of_section[row][section]), size)
-                continue
-            block, winner_size = winners.get(key, (NO_ROW, NO_ROW))
-            if size == winner_size:
-                _bind_locals(graph, row, section, block)
-
-
-def _bind_locals(graph: LinkGraph, row: int, section: int, block: int) -> None:
-    symbols, file = graph.symbols, graph.objects[row]
-    own = file.defined_in(section)
-    rows = (own + np.uint32(graph.first_symbol[row])).astype(np.int64)
-    local = rows[symbols.binding[rows] == STB_LOCAL]
-    symbols.origin[local] = Origin.BLOCK
-    symbols.block[local] = block
-    symbols.offset[local] = file.symbols["st_value"][local - int(graph.first_symbol[row])]

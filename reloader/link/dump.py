@@ -16,7 +16,7 @@ def dump(graph: LinkGraph, arch: Architecture) -> str:
         lines.append(_block_line(graph, block))
         lines += _symbol_lines(graph, np.flatnonzero(_in_block(graph, block)).tolist())
         lines += _edge_lines(graph, arch, block)
-    outside = np.flatnonzero((graph.symbols.origin != Origin.BLOCK)).tolist()
+    outside = np.flatnonzero(graph.symbols.origin != Origin.BLOCK).tolist()
     lines.append("outside")
     lines += _symbol_lines(graph, [row for row in outside if graph.symbols.name[row]])
     return "\n".join(lines) + "\n"

@@ -2,7 +2,8 @@
 
 S, the symbol's address, is not one number here. Bytes of a block that mean bytes of the same
 block (a jump table's case, a call of a neighbour) mean its own copy. A branch that leaves its
-block goes to the stub. Everything else that means a function's start takes its canonical address.
+block goes to the stub. Everything else that means a function's start takes its canonical
+address.
 """
 
 from dataclasses import dataclass

@@ -64,7 +64,7 @@ def append_symbols(graph: LinkGraph, names: list[bytes], **columns: Any) -> I32:
 
 
 def append_edges(graph: LinkGraph, count: int, **columns: Any) -> None:  # noqa: ANN401  as above
-    """Add edges and sort the table again by block, then offset; edge rows before it are void."""
+    """Add edges and sort the table again by block, then offset: edge rows change."""
     edges = graph.edges
     if not count:
         return

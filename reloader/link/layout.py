@@ -1,8 +1,8 @@
 """Block sizes and alignments -> offsets -> addresses in the arena.
 
-One allocation an object and region, since that is what is given back as a whole. Within it blocks
-stand in falling alignment, each size rounded up to its own alignment: then every offset is the sum
-of the sizes before, and no gap is larger than a block's own tail.
+One allocation an object and region, since that is what is given back as a whole. Within it
+blocks stand in falling alignment, each size rounded up to its own alignment: then every
+offset is the sum of the sizes before, and no gap is larger than a block's own tail.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Blocks by the name of their section.
 
-One search over all names of an object: a call a name is ten times slower, and objects built with
--ffunction-sections have tens of thousands of them.
+One search over all names of an object: a call a name is ten times slower, and objects built
+with -ffunction-sections have tens of thousands of them.
 """
 
 import re

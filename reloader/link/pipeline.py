@@ -88,7 +88,8 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     unwind = read_unwind(graph)
     mark_live(graph, setting.live, arch, unwind, roots=setting.roots, prune=setting.prune)
     cut_eh_frame(graph, unwind)
-    # blocks.live is what will be placed, no pass changes it after; only its edges count from here.
+    # blocks.live is what will be placed, no pass changes it after; only its edges
+    # count from here.
     relax_thread_locals(graph, arch, lines)
     resolve(graph, setting.source, lines)
     # No undefined symbol is used.

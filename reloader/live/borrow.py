@@ -41,8 +41,8 @@ PROT_RX, PROT_RW = 5, 3
 MAP_PRIVATE_ANONYMOUS: Final = 0x22
 AREA_SIZE: Final = 512 << 10  # a page of code, then the stack
 MARKER: Final = bytes.fromhex(
-    "4889c3b8270000000f05cc"
-)  # mov %rax,%rbx; mov $39,%eax; syscall; int3
+    "4889c3b8270000000f05"
+)  # mov %rax,%rbx; mov $39,%eax; syscall
 RED_ZONE: Final = 128  # bytes below rsp that a function may use
 NO_CALL: Final = (1 << 64) - 1
 ALL_SIGNALS: Final = (1 << 64) - 1

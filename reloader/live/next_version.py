@@ -7,6 +7,7 @@ import numpy as np
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Generation, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed, body_addr
+from reloader.link.names import UNWIND_NAME, named_blocks
 from reloader.link.passes.bind_data import next_data_map
 from reloader.live.ledger import Held, Ledger
 from reloader.live.objects import LiveObject
@@ -74,17 +75,26 @@ def hold(
     for source, target in referenced_pairs(graph, everything):
         if source in everything.rows and everything.rows[source] in rows:
             everything.rows[source].references.add(target)
-    if unwind:
-        table = everything.holding(np.array([unwind], np.uint64))
-        for row in rows:
-            row.references |= table if row.unwind_addr else set()
+    for row in rows:
+        if row.unwind_addr:
+            row.references |= unwind_tables(graph, everything, row.object, unwind)
     return rows
+
+
+def unwind_tables(graph: LinkGraph, ledger: Ledger, owner: tuple[str, str], header: int) -> set[int]:
+    """Return the memory of the unwind tables of one object's code: an unwinder reads them."""
+    blocks = graph.blocks
+    mine = np.array([0 <= row and graph.objects[row].key == owner for row in blocks.object.tolist()])
+    tables = blocks.addr[named_blocks(graph, UNWIND_NAME) & mine & blocks.live]
+    return ledger.holding(np.append(tables, np.uint64(header)))
 
 
 def referenced_pairs(graph: LinkGraph, ledger: Ledger) -> list[tuple[int, int]]:
     """Return the distinct (allocation of an edge's field, allocation of its target) start addresses."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
     used = edges.live & blocks.live[edges.block] & (blocks.addr[edges.block] != np.uint64(NO_ADDR))
+    # A table describes code and does not keep it; the code keeps the table.
+    used &= ~named_blocks(graph, UNWIND_NAME)[edges.block]
     source = blocks.addr[edges.block[used]]
     symbol: I32 = edges.symbol[used]
     pairs: set[tuple[int, int]] = set()

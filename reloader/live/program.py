@@ -36,6 +36,8 @@ class Program:
     ledger: Ledger = field(default_factory=Ledger)
     # by slot: the jumps that lead the original function's callers to its stub
     redirects: dict[int, list[Write]] = field(default_factory=dict[int, list[Write]])
+    # slots of functions that no live object defines any more: callable, but no reason to keep code
+    dead_slots: set[int] = field(default_factory=set[int])
     directory: Allocation | None = None  # the unwind directory that is published
     generation: Generation = Generation(0)  # the newest that is live
 
@@ -45,7 +47,9 @@ class Program:
 
     def roots(self) -> U64:
         """Return every address by which something of ours is in use: objects, slots, directory."""
-        parts = [self.target.arena.slots[RESERVED : len(self.table)]]
+        slots = self.target.arena.slots[: len(self.table)].copy()
+        slots[[*range(RESERVED), *self.dead_slots]] = 0
+        parts = [slots]
         if self.directory is not None:
             parts.append(np.array([self.directory.addr], np.uint64))
         for live in self.objects.values():

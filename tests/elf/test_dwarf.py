@@ -23,8 +23,15 @@ use(&y); return x; } int f(int v) { plain++; use(&far); use(&grid); return bump(
 1); } int (*keep)(int) = bump; int two(int v) { { static int x; x += v; use(&x); } { static int
 x = 3; use(&x); } return v; }
 """
-FLAGS = [("-g",), ("-g", "-O2"), ("-gdwarf-4", "-O2"), ("-g", "-O2", "-gz"), ("-g3",),
-         ("-g", "-O2", "-ffunction-sections", "-fdata-sections"), ("-g", "-fcommon")]  # fmt: skip
+FLAGS = [
+    ("-g",),
+    ("-g", "-O2"),
+    ("-gdwarf-4", "-O2"),
+    ("-g", "-O2", "-gz"),
+    ("-g3",),
+    ("-g", "-O2", "-ffunction-sections", "-fdata-sections"),
+    ("-g", "-fcommon"),
+]
 
 
 def at(file: ObjectFile, name: str) -> tuple[int, int]:

@@ -23,8 +23,15 @@ int b(int i)
     return sum;
 }
 """
-FLAGS = [("-g",), ("-g", "-O2"), ("-gdwarf-4", "-O2"), ("-gdwarf-3",), ("-g", "-gz"),
-         ("-g", "-ffunction-sections", "-O2"), ("-g", "-O3", "-gno-as-loc-support")]  # fmt: skip
+FLAGS = [
+    ("-g",),
+    ("-g", "-O2"),
+    ("-gdwarf-4", "-O2"),
+    ("-gdwarf-3",),
+    ("-g", "-gz"),
+    ("-g", "-ffunction-sections", "-O2"),
+    ("-g", "-O3", "-gno-as-loc-support"),
+]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)

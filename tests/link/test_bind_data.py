@@ -233,7 +233,7 @@ def test_a_new_name_of_a_kept_variable_is_the_same_variable(tmp_path: Path) -> N
 
 
 def test_the_next_reload_starts_where_the_last_one_left_the_data(tmp_path: Path) -> None:
-    """Three versions: kept at the first address, new in the second version's block, kept there."""
+    """Three versions: kept at the first address, or new in the second version's block."""
     first = compile_c(tmp_path / "1", GAME, "-O2")
     second_source = GAME.replace("int level;", "static int fresh = 9; int level;")
     second_source = second_source.replace("lives--;", "lives--; fresh += i;")
@@ -271,7 +271,8 @@ def test_a_first_load_maps_every_writable_section_to_its_block(tmp_path: Path) -
 
 
 def test_unnamed_assembly_data_is_bound_as_a_whole(tmp_path: Path) -> None:
-    text = "\t.data\n.Lx:\t.long 1, 2\n\t.text\n\t.globl f\n\t.type f,@function\nf:\t{} .Lx+4(%rip)\n\tret\n"
+    text = ".data\n.Lx: .long 1, 2\n.text\n.globl f\n.type f,@function\n"
+    text += "f: {} .Lx+4(%rip)\nret\n"
     old = assemble(tmp_path, text.format("incl"))
     new = assemble(tmp_path, text.format("decl"), name="b")
     graph, _ = bind(old, new)

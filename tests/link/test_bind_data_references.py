@@ -1,4 +1,4 @@
-"""References that do not name their variable: folded indices, array ends, tables of pointers."""
+"""References that do not name their variable: folded indices, array ends, tables."""
 
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def test_a_variable_exchanged_for_another_in_an_equal_function_is_not_the_end_of
     tmp_path: Path,
 ) -> None:
     """Both versions point behind `u`: at `w`, and now at the new `v`."""
-    text = 'extern void use(void *); static char u[32] = "u"{}, w[32] = "w"; void f(void) {{ use({}); }}'
+    text = 'extern void use(void *); static char u[32] = "u"{}, w[32] = "w";'
+    text += "void f(void) {{ use({}); }}"
     text += "void g(void) {{ u[0]++; w[0]++; }}"
     old = compile_c(tmp_path / "old", text.format("", "w"), "-O0")
     new = compile_c(tmp_path / "new", text.format(', v[32] = "v"', "v"), "-O0")

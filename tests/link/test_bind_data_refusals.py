@@ -61,7 +61,10 @@ def test_a_changed_size_without_debug_information_shows_the_numbers(tmp_path: Pa
     assert (row.name, row.live_size, row.new_size) == ("table", 16, 24)
 
 
-TWO = "int f(int i) { { static int x = 1; x += i; i = x; } { static int x = 2; x += i; return x; } }"
+TWO = (
+    "int f(int i) { { static int x = 1; x += i; i = x; } "
+    "{ static int x = 2; x += i; return x; } }"
+)
 THREE = TWO.replace("{ { static", "{ { static int x = 3; x ^= i; i += x; } { static")
 
 
@@ -74,8 +77,8 @@ def test_static_locals_of_one_function_that_cannot_be_told_apart_are_refused(
     with pytest.raises(AmbiguousVariableError) as caught:
         bind(old, new)
     assert str(caught.value) == (
-        f"{tmp_path / '1' / 'a.o'}: x.0, x.1 in the program and x.0, x.1, x.2 in the new object "
-        "are all called x; which one continues which is not certain\n"
+        f"{tmp_path / '1' / 'a.o'}: x.0, x.1 in the program and x.0, x.1, x.2 in the new "
+        "object are all called x; which one continues which is not certain\n"
         "Nothing was changed. Compile with -g, which says in which function each one is, give "
         "them different names, or start them anew, losing the live values: --reinit x"
     )
@@ -128,17 +131,16 @@ def test_a_new_reference_between_two_kept_variables_is_refused(tmp_path: Path) -
     names = [row.function for row in caught.value.rows]
     assert set(names) <= {"f", "g"}
     lines = [
-        f"{path} .text+{offset:#x}: the reference in {name} to .data+0x20 may mean right or left"
+        f"{path} .text+{offset:#x}: the reference in {name} to .data+0x20 "
+        "may mean right or left"
         for offset, name in zip(places, names, strict=True)
     ]
-    assert text == "\n".join(
-        [
-            *lines,
-            "The variables of that section moved apart, so the two readings lead to different "
-            f"addresses. Nothing was changed. Build {path} with -fdata-sections, which gives each "
-            "variable a section of its own, and reload it.",
-        ]
+    remedy = (
+        "The variables of that section moved apart, so the two readings lead to different "
+        f"addresses. Nothing was changed. Build {path} with -fdata-sections, which gives "
+        "each variable a section of its own, and reload it."
     )
+    assert text == "\n".join([*lines, remedy])
 
 
 def test_data_sections_make_the_same_edit_certain(tmp_path: Path) -> None:
@@ -158,7 +160,8 @@ def test_a_variable_in_use_whose_place_is_not_known_is_refused(tmp_path: Path) -
     with pytest.raises(DataUnplacedError) as caught:
         bind(without_data(live_object(old.file)), new)
     assert str(caught.value) == (
-        f"{tmp_path / 'new' / 'a.o'}: the address of hidden (.bss) in the program is not known\n"
+        f"{tmp_path / 'new' / 'a.o'}: the address of hidden (.bss) in the program is "
+        "not known\n"
         "Nothing was changed. Attach to a program with its symbol table, or start them anew, "
         "losing the live values: --reinit hidden"
     )

@@ -11,6 +11,7 @@ from reloader.ids import NO_ROW, Region
 from reloader.link.build import build_graph
 from reloader.link.check import check_built
 from reloader.link.graph import LinkGraph, Origin
+from reloader.link.passes.resolve import names_of
 from reloader.link.pipeline import read_graph
 from tests.support.link import ARCH, compile_object, link_first, symbol_row
 
@@ -143,8 +144,8 @@ def test_a_field_past_its_section_is_refused_with_both_numbers(tmp_path: Path) -
     with pytest.raises(FieldOutsideError) as caught:
         build_graph([replace(file, relocations=bad)], ARCH)
     assert str(caught.value) == (
-        f"{file.name} .data+0x4: a R_X86_64_64 field of 8 bytes ends past the section, which has "
-        "8 bytes of content. Nothing was changed. The file is damaged: build it again."
+        f"{file.name} .data+0x4: a R_X86_64_64 field of 8 bytes ends past the section, which "
+        "has 8 bytes of content. Nothing was changed. The file is damaged: build it again."
     )
 
 
@@ -153,8 +154,7 @@ def test_relocations_out_of_order_become_sorted_edges(tmp_path: Path) -> None:
     turned = replace(file, relocations=file.relocations[::-1].copy())
     graph = build_graph([turned], ARCH)
     check_built(graph, ARCH)
-    names = [graph.symbols.name[row] for row in graph.edges.symbol.tolist()]
-    assert names == [b"x", b"y", b"z"]
+    assert names_of(graph, graph.edges.symbol) == [b"x", b"y", b"z"]
 
 
 def test_pieces_of_functions_are_not_reached_through_stubs(tmp_path: Path) -> None:

@@ -71,9 +71,11 @@ def test_all_values_that_do_not_fit_are_named_and_nothing_is_written(tmp_path: P
     assert str(caught.value) == (
         "3 values do not fit their fields:\n"
         f"  {file.name} .text+0x1: a is 0x100000000, a 32 edge holds 0x0 to 0xffffffff\n"
-        f"  {file.name} .text+0x8: b is 0x80000000, a 32S edge holds -0x80000000 to 0x7fffffff\n"
+        f"  {file.name} .text+0x8: b is 0x80000000, a 32S edge holds "
+        "-0x80000000 to 0x7fffffff\n"
         f"  {file.name} .text+0xc: b is 0x80000000, a 8 edge holds -0x80 to 0xff\n"
-        f"Nothing was changed. Build {file.name} with -fPIC, or run a program linked with -no-pie."
+        f"Nothing was changed. Build {file.name} with -fPIC, or run a program linked with "
+        "-no-pie."
     )
 
 
@@ -151,8 +153,8 @@ def test_broken_facts_say_which_rows(tmp_path: Path) -> None:
     with pytest.raises(BrokenFactError) as caught:
         check_built(graph, ARCH)
     assert str(caught.value) == (
-        "The link graph is wrong: edges are not sorted by block and offset (rows 0). Nothing was "
-        "changed. This is a bug of reloader: please report it with the object files."
+        "The link graph is wrong: edges are not sorted by block and offset (rows 0). Nothing "
+        "was changed. This is a bug of reloader: please report it with the object files."
     )
 
 

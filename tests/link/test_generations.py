@@ -13,15 +13,13 @@ from tests.support.link import (
     ARCH,
     FakeArena,
     Names,
-    build_host,
     compile_object,
-    host_names,
     link_first,
     link_next,
     placed_names,
-    run_linked,
     symbol_row,
 )
+from tests.support.link_child import build_host, host_names, run_linked
 
 NAMES = Names({b"host_add": 0x40_1000}, {b"host_add": 2})
 TEXT = r"""

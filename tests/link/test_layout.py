@@ -173,5 +173,6 @@ def test_a_damaged_unwind_table_is_refused(tmp_path: Path, text: str, why: str) 
     with pytest.raises(UnwindTableError) as caught:
         link_first([file])
     assert str(caught.value) == (
-        f"{file.name} .eh_frame+0x0: {why}. Nothing was changed. The file is damaged: build it again."
+        f"{file.name} .eh_frame+0x0: {why}. Nothing was changed. The file is damaged: "
+        "build it again."
     )

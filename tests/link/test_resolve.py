@@ -12,11 +12,11 @@ from reloader.errors.linking import (
 )
 from reloader.ids import NO_ADDR
 from reloader.link.graph import Origin
-from reloader.link.passes.resolve import unify
+from reloader.link.passes.resolve import names_of, unify
 from reloader.link.pipeline import read_graph
 from tests.support.link import (
-    FAR,
     ARCH,
+    FAR,
     FakeArena,
     Names,
     compile_object,
@@ -36,7 +36,8 @@ def test_missing_names_are_listed_with_place_and_neighbours(tmp_path: Path) -> N
         "(near: draw_one, draw_two)\n"
         f"  {file.name} .text+0x6: other is not defined anywhere\n"
         f"  {file.name} .data+0x0: third is not defined anywhere\n"
-        "Nothing was changed. Load the object or archive that defines them in the same transaction."
+        "Nothing was changed. Load the object or archive that defines them in the same "
+        "transaction."
     )
 
 
@@ -65,7 +66,8 @@ def test_strong_wins_over_common_and_common_over_weak(
     ]
     graph = read_graph([objects[i] for i in order], [None, None], ARCH)
     unify(graph)
-    used = {graph.symbols.name[r]: graph.symbols.object[r] for r in graph.edges.symbol.tolist()}
+    rows = graph.edges.symbol
+    used = dict(zip(names_of(graph, rows), graph.symbols.object[rows].tolist(), strict=True))
     assert used[b"a"] == order.index(0)
     assert used[b"b"] == order.index(1)
 
@@ -88,7 +90,8 @@ def test_of_two_common_symbols_the_larger_gives_size_both_alignment(tmp_path: Pa
 
 
 def test_a_weak_definition_gives_way_to_the_processes_copy(tmp_path: Path) -> None:
-    text = "__attribute__((weak)) int inlined(void) { return 1; } int f(void) { return inlined(); }"
+    text = "__attribute__((weak)) int inlined(void) { return 1; }"
+    text += " int f(void) { return inlined(); }"
     file = compile_object(tmp_path, "w.c", text, "-O2", "-ffunction-sections")
     linked = link_first([file], Names({b"inlined": 0x1040_0000}, {b"inlined": 2}))
     row = symbol_row(linked.graph, b"inlined")
@@ -176,8 +179,8 @@ def test_thread_local_code_of_an_unknown_form_is_refused(tmp_path: Path) -> None
     with pytest.raises(UnsupportedSymbolError) as caught:
         link_first([file], Names({b"x": -8, b"__tls_get_addr": 1}, {b"x": 6}))
     assert str(caught.value) == (
-        f"{file.name} .text+0x3: x: a thread-local access in an instruction sequence that is not "
-        "known. Nothing was changed. Build the object without -mcmodel=large, or with "
+        f"{file.name} .text+0x3: x: a thread-local access in an instruction sequence that "
+        "is not known. Nothing was changed. Build the object without -mcmodel=large, or with "
         "-ftls-model=initial-exec."
     )
 

@@ -1,19 +1,12 @@
-"""What was linked is mapped in a child at its addresses and called: the answer has to be right."""
+"""What was linked is mapped in a child and called: the answer has to be right."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.link import (
-    FAR,
-    LOW,
-    FakeArena,
-    build_host,
-    compile_object,
-    host_names,
-    link_first,
-    run_linked,
-)
+from tests.support.link import FAR, LOW, FakeArena, compile_object, link_first
+from tests.support.link_child import build_host, host_names, run_linked
 
 FIRST = r"""
 extern int host_add(int, int), host_calls;
@@ -84,8 +77,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> int:
     """Return the answer of the same functions linked by ld."""
-    import subprocess  # noqa: PLC0415  the only place that needs it
-
     folder = tmp_path_factory.mktemp("expected")
     main = "int printf(const char *, ...); int entry(int);"
     main += 'int main(void) { printf("%d", entry(3)); return 0; }'
@@ -94,7 +85,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> int:
         (folder / name).write_text(text)
         paths.append(str(folder / name))
     program = str(folder / "program")
-    subprocess.run(["gcc", "-O1", "-fwrapv", *paths, "-o", program], check=True)
+    command = ["gcc", "-O1", "-fwrapv", *paths, "-o", program]
+    subprocess.run(command, check=True)
     return int(subprocess.run([program], check=True, capture_output=True).stdout)
 
 

@@ -14,14 +14,8 @@ from reloader.link.build import build_graph
 from reloader.link.layout import fresh_blocks
 from reloader.link.passes.functions import content_fields
 from reloader.link.pipeline import Linked, link_graph
-from tests.support.link import (
-    ARCH,
-    FakeArena,
-    Names,
-    compile_object,
-    ld_sections,
-    link_setting,
-)
+from tests.support.link import ARCH, FakeArena, Names, compile_object, link_setting
+from tests.support.link_child import ld_sections
 
 ONE = r"""
 extern int outside(int), outside_data;
@@ -56,15 +50,15 @@ OUTSIDE = {b"outside": 0x1200_0000, b"outside_data": 0x1200_1000}
 
 def unmerged(path: Path) -> ObjectFile:
     """Take the merge flag from string sections: ld would put the strings in another order."""
-    names = subprocess.run(
-        ["readelf", "-SW", str(path)], check=True, capture_output=True, text=True
-    ).stdout.split()
+    command = ["readelf", "-SW", str(path)]
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     flags = [
         f"--set-section-flags={name}=alloc,readonly,data"
         for name in names
         if name.startswith((".rodata.str", ".rodata.cst"))
     ]
-    subprocess.run(["objcopy", *flags, str(path)], check=True)
+    command = ["objcopy", *flags, str(path)]
+    subprocess.run(command, check=True)
     return read_object(str(path), path.read_bytes())
 
 

@@ -360,8 +360,8 @@ def test_events_are_kept_newest_first(store: Store, target: int) -> None:
 def test_call_sites_keep_the_bytes_that_stood_there(store: Store, target: int) -> None:
     store.ledger.record_call_sites(target, None, [0x401005], ["f"], [b"\xe8\0\0\0\0"])
     db = sqlite_utils.Database(store.folder / "state.db")
-    (row,) = db.query("SELECT callee, old_bytes FROM call_sites")
-    assert tuple(row.values()) == ("f", b"\xe8\0\0\0\0")
+    row = db.conn.execute("SELECT callee, old_bytes FROM call_sites").fetchone()
+    assert row == ("f", b"\xe8\0\0\0\0")
     db.close()
 
 

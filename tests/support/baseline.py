@@ -16,6 +16,46 @@ from reloader.ids import NO_ADDR
 from reloader.live.baseline import Baseline, match_baseline
 from tests.support.linkmap import LinkMap, read_link_map
 
+# a program with what the baseline must find: statics, tables of functions, a switch, strings
+MAIN = """
+#include <stdio.h>
+int add(int, int);
+const char *label(int);
+int table_sum(void);
+static int counter = 3;
+static int scratch[16];
+int shown;
+int main(int argc, char **argv) {
+    for (int i = 0; i < argc; i++) {
+        scratch[i & 15] += add(counter, i);
+        printf("%s %d\\n", label(i), scratch[i & 15] + table_sum());
+    }
+    shown = counter++;
+    return 0;
+}
+"""
+LIB = """
+static int calls = 1;
+static int weights[4] = {1, 2, 3, 5};
+static int once(int x) { return x * 3 + calls; }
+static int twice(int x) { return x * 7 - calls; }
+static int (*const ways[])(int) = {once, twice};
+int add(int a, int b) { weights[a & 3] += ++calls; return ways[a & 1](b) + weights[b & 3]; }
+const char *label(int i) {
+    switch (i) {
+    case 0: return "zero"; case 1: return "one"; case 2: return "two";
+    case 3: return "three"; case 4: return "four"; case 5: return "five";
+    }
+    return "many";
+}
+int table_sum(void) {
+    int sum = 0;
+    for (int i = 0; i < 4; i++) sum += weights[i];
+    return sum;
+}
+"""
+SOURCES = {"main.c": MAIN, "lib.c": LIB}
+
 
 @dataclass(frozen=True, slots=True)
 class Linked:

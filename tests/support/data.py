@@ -1,4 +1,4 @@
-"""Two versions of a C file: the one that is live at chosen addresses, and the one to bind to it.
+"""Two versions of a C file: the one live at chosen addresses, and the one to bind to it.
 
 Compilers write a reference to a static variable as section symbol + addend. `truth_of`
 assembles the same assembly text again with every static variable made global, which changes
@@ -10,11 +10,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from reloader.arch.base import Architecture
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.elf.read import read_object
@@ -24,6 +23,9 @@ from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.pair_variables import writable_sections
 from reloader.live.objects import DataMap, LiveObject
+
+if TYPE_CHECKING:
+    from reloader.arch.base import Architecture
 
 ARCH: Final = cast("Architecture", X86_64())
 LIVE_AT: Final = 0x5000_0000  # of the first section; each next one far away
@@ -82,7 +84,7 @@ def _assemble(path: Path, text: str) -> ObjectFile:
 
 
 def live_object(file: ObjectFile, at: int = LIVE_AT) -> LiveObject:
-    """Return an object as if the program had been linked with it, each section far from the next."""
+    """Return an object as if the program had been linked with it, sections far apart."""
     headers: Any = file.sections
     count = len(headers)
     section_addr = (np.arange(count, dtype=np.int64) * APART + at).astype(np.uint64)

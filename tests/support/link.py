@@ -1,6 +1,5 @@
-"""Linking in tests: objects from source text, an arena of made-up addresses, a real ld, a child that runs."""
+"""Linking in tests: objects from source text, and an arena of made-up addresses."""
 
-import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from reloader.arch.x86_64 import X86_64
-from reloader.elf.dtypes import EHDR, SHDR, SYM
 from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object
-from reloader.ids import NO_ADDR, NO_ROW, U8, Addr, Generation, Region
+from reloader.ids import NO_ADDR, NO_ROW, Addr, Generation, Region
 from reloader.link.graph import LinkGraph
-from reloader.link.layout import Placed, body_addr, fresh_blocks, image
+from reloader.link.layout import fresh_blocks
 from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.build_tables import WANTS_SLOT
 from reloader.link.passes.match_old import match_old
@@ -26,7 +24,7 @@ from reloader.live.target import Allocation
 ARCH = X86_64()
 LOW = 0x1000_0000  # where non-PIC code can be
 FAR = 0x5000_0000_0000  # out of reach of anything that is linked at 4 MiB
-_PAGE = 4096
+PAGE = 4096
 
 
 def compile_object(folder: Path, name: str, text: str, *flags: str) -> ObjectFile:
@@ -34,7 +32,8 @@ def compile_object(folder: Path, name: str, text: str, *flags: str) -> ObjectFil
     source = folder / name
     source.write_text(text)
     target = source.with_suffix(".o")
-    subprocess.run(["gcc", "-c", *flags, str(source), "-o", str(target)], check=True)
+    command = ["gcc", "-c", *flags, str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
     return read_object(str(target), target.read_bytes())
 
 
@@ -88,8 +87,8 @@ class FakeArena:
 
     def allocate(self, region: Region, size: int) -> Allocation:
         """Take pages."""
-        at = self.used.get(region, _PAGE * 4 if region == Region.CODE else 0)
-        size = -(-size // _PAGE) * _PAGE
+        at = self.used.get(region, PAGE * 4 if region == Region.CODE else 0)
+        size = -(-size // PAGE) * PAGE
         self.used[region] = at + size
         return Allocation(region, Addr(self.start(region) + at), size)
 
@@ -185,225 +184,3 @@ def symbol_row(graph: LinkGraph, name: bytes) -> int:
     rows = [row for row, known in enumerate(graph.symbols.name) if known == name]
     inside = [row for row in rows if graph.symbols.block[row] != NO_ROW]
     return (inside or rows)[0]
-
-
-# --- GNU ld ------------------------------------------------------------------------------------
-
-
-def ld_sections(path: Path) -> dict[int, bytes]:
-    """Return address -> bytes of every loaded section of a linked file."""
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    header = data[: EHDR.itemsize].view(EHDR)[0]
-    first, count = int(header["e_shoff"]), int(header["e_shnum"])
-    rows = data[first : first + count * SHDR.itemsize].view(SHDR)
-    loaded = rows[((rows["sh_flags"] & 2) != 0) & (rows["sh_type"] != 8)]
-    return {
-        int(row["sh_addr"]): data[
-            int(row["sh_offset"]) : int(row["sh_offset"]) + int(row["sh_size"])
-        ].tobytes()
-        for row in loaded
-    }
-
-
-def ld_symbols(path: Path) -> dict[bytes, int]:
-    """Return the value of every named symbol of a linked file."""
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    header = data[: EHDR.itemsize].view(EHDR)[0]
-    first, count = int(header["e_shoff"]), int(header["e_shnum"])
-    rows = data[first : first + count * SHDR.itemsize].view(SHDR)
-    table = rows[rows["sh_type"] == 2][0]
-    names = rows[int(table["sh_link"])]
-    strings = data[int(names["sh_offset"]) :][: int(names["sh_size"])].tobytes()
-    start = int(table["sh_offset"])
-    symbols = data[start : start + int(table["sh_size"])].view(SYM)
-    return {
-        strings[int(s["st_name"]) :].split(b"\0", 1)[0]: int(s["st_value"]) for s in symbols
-    }
-
-
-# --- a child that runs what was linked ---------------------------------------------------------
-
-HOST = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <link.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unwind.h>
-
-static uint64_t code_first, code_end, header;
-int host_calls;
-__thread int host_thread = 40;
-__thread int host_other = 2;
-static __thread char padding[24] __attribute__((aligned(32), used)) = {1};
-
-int host_add(int a, int b) { host_calls++; return a + b; }
-
-/* libgcc asks this; the real agent answers in the same way. */
-int _dl_find_object(void *pc, struct dl_find_object *out)
-{
-    static int (*next)(void *, struct dl_find_object *);
-    uint64_t at = (uint64_t)pc;
-    if (at >= code_first && at < code_end) {
-        out->dlfo_flags = 0;
-        out->dlfo_map_start = (void *)code_first;
-        out->dlfo_map_end = (void *)code_end;
-        out->dlfo_link_map = NULL;
-        out->dlfo_eh_frame = (void *)header;
-        return 0;
-    }
-    if (!next)
-        next = (int (*)(void *, struct dl_find_object *))dlsym(RTLD_NEXT, "_dl_find_object");
-    return next(pc, out);
-}
-
-static int seen_code, seen_main;
-int main(int, char **);
-static _Unwind_Reason_Code frame(struct _Unwind_Context *context, void *unused)
-{
-    (void)unused;
-    uint64_t at = _Unwind_GetIP(context);
-    seen_code += at >= code_first && at < code_end;
-    seen_main += _Unwind_GetRegionStart(context) == (uint64_t)main;
-    return _URC_NO_REASON;
-}
-int host_walk(void)
-{
-    seen_code = seen_main = 0;
-    _Unwind_Backtrace(frame, NULL);
-    return seen_code * 10 + seen_main;
-}
-
-int main(int argc, char **argv)
-{
-    FILE *in = fopen(argv[1], "rb");
-    uint64_t head[6], part[3];
-    if (argc < 2 || !in || fread(head, 8, 6, in) != 6)
-        return 9;
-    code_first = head[2];
-    code_end = head[3];
-    header = head[4];
-    for (uint64_t i = 0; i < head[0]; i++) {
-        if (fread(part, 8, 3, in) != 3)
-            return 8;
-        void *at = mmap((void *)part[0], part[1], PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-        if (at != (void *)part[0] || fread(at, 1, part[1], in) != part[1])
-            return 7;
-        if (mprotect(at, part[1], (int)part[2]))
-            return 6;
-    }
-    printf("%d\n", ((int (*)(int))head[1])((int)head[5]));
-    return 0;
-}
-"""
-
-
-def build_host(folder: Path) -> Path:
-    """Compile the program that maps linked memory at its addresses and calls into it."""
-    source, target = folder / "host.c", folder / "host"
-    source.write_text(HOST)
-    flags = ["-O1", "-no-pie", "-fno-pie", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *flags, str(source), "-o", str(target)], check=True)
-    return target
-
-
-def host_names(host: Path) -> Names:
-    """Return the host's functions and variables; thread-local ones as offsets."""
-    values = ld_symbols(host)
-    wanted = (b"host_add", b"host_calls", b"host_walk")
-    names = Names({name: values[name] for name in wanted})
-    names.types = {b"host_add": 2, b"host_walk": 2, b"host_calls": 1}
-    listing = subprocess.run(
-        ["readelf", "-lW", str(host)], check=True, capture_output=True, text=True
-    ).stdout
-    row = next(line for line in listing.splitlines() if line.split()[:1] == ["TLS"]).split()
-    size, align = int(row[5], 16), int(row[-1], 16)
-    for name in (b"host_thread", b"host_other"):
-        names.addrs[name] = values[name] - -(-size // align) * align
-        names.types[name] = 6
-    return names
-
-
-def run_linked(  # noqa: PLR0913  one argument a fact
-    host: Path,
-    linked: Linked,
-    arena: FakeArena,
-    entry: bytes,
-    argument: int,
-    *,
-    beside: Linked | None = None,
-) -> int:
-    """Map everything in a child, call a function by its canonical address, return its answer.
-
-    Args:
-        host: The program of `build_host`.
-        linked: What is flipped to.
-        arena: Its stubs and slots.
-        entry: The function to call.
-        argument: What it gets.
-        beside: An older generation that is mapped as well.
-    """
-    graph = linked.graph
-    parts = [
-        _part(item.allocation.addr, image(graph, item, ARCH), _protection(item))
-        for item in linked.placed
-    ]
-    older = beside.placed if beside else []
-    parts += [
-        _part(item.allocation.addr, image(beside.graph, item, ARCH), _protection(item))
-        for item in older
-        if beside
-    ]
-    generations = [beside.graph, graph] if beside else [graph]
-    parts += _stub_parts(generations, arena)
-    code = [item.allocation for item in linked.placed if item.region == Region.CODE]
-    header = linked.unwind.header
-    head = struct.pack(
-        "<6q",
-        len(parts),
-        int(graph.symbols.addr[symbol_row(graph, entry)]),
-        min(item.addr for item in code),
-        max(item.addr + item.size for item in code),
-        0 if header == NO_ROW else int(graph.blocks.addr[header]),
-        argument,
-    )
-    script = host.with_suffix(".image")
-    script.write_bytes(head + b"".join(parts))
-    done = subprocess.run([str(host), str(script)], check=True, capture_output=True, timeout=60)
-    return int(done.stdout)
-
-
-def _protection(item: Placed) -> int:
-    return {Region.CODE: 5, Region.RODATA: 1}.get(item.region, 3)
-
-
-def _part(addr: int, data: U8, protection: int) -> bytes:
-    return struct.pack("<3q", addr, len(data), protection) + data.tobytes()
-
-
-def _stub_parts(generations: Sequence[LinkGraph], arena: FakeArena) -> list[bytes]:
-    """Return the stub and slot pages as they are after the flip."""
-    count = len(arena.slots)
-    if not count:
-        return []
-    slots = np.array(arena.slots, np.uint64)
-    for graph in generations:
-        body = body_addr(graph)
-        rows = np.flatnonzero((graph.symbols.slot >= 0) & (body != np.uint64(NO_ADDR)))
-        slots[graph.symbols.slot[rows]] = body[rows]
-    numbers = np.arange(count, dtype=np.uint64)
-    stubs = np.full((_PAGE * 4 // 16, 16), 0xCC, np.uint8)
-    ARCH.write_stubs(
-        stubs[:count],
-        np.uint64(arena.stub_addr(0)) + numbers * np.uint64(16),
-        np.uint64(arena.slot_addr(0)) + numbers * np.uint64(8),
-    )
-    words = np.zeros(_PAGE // 8, np.uint64)
-    words[:count] = slots
-    return [
-        _part(arena.stub_addr(0), stubs.reshape(-1), 5),
-        _part(arena.slot_addr(0), words.view(np.uint8), 1),
-    ]

@@ -38,8 +38,7 @@ def same_addresses(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bo
     # where instruction ends disagree, the very same words in both files mean the same variable
     doubtful = np.flatnonzero(hit.any(axis=1) & ~equal)
     if len(doubtful) and same_layout(match):
-        again = Pairs(*(getattr(pairs, name)[rows[doubtful]] for name in Pairs.__slots__))
-        equal[doubtful] = same_words(match, again)
+        equal[doubtful] = same_words(match, pairs.take(rows[doubtful]))
     result = np.zeros(len(symbol), np.bool_)
     result[rows] = equal
     return result

@@ -1,4 +1,4 @@
-"""The same reference in the live version of an object: the same instruction, or the same table word.
+"""The same reference in the live version of an object: the same instruction or table word.
 
 An edit leaves most instructions of a function as they were. They are compared with relocated
 fields zeroed and branches without their distance, and aligned as a diff aligns lines.
@@ -55,7 +55,7 @@ class Matches:
         return Match(section, self.old.target(found), identical=place[2])
 
     def instruction(self, section: int, field: int) -> tuple[int, int, bool] | None:
-        """Return (section, offset, is the function as it was) of the same instruction's field."""
+        """Return (section, offset, is the function as it was) of the same field."""
         function = self.new.code.function_at(section, field)
         row = function.index_of(field)
         before = self.old.code.named(function.name) if function.name else None
@@ -71,7 +71,7 @@ class Matches:
         return before.section, before.at[past] + field - function.at[row], same
 
     def word(self, section: int, field: int) -> tuple[int, int, bool] | None:
-        """Return (section, offset, has the table its size) of the same word of the same table."""
+        """Return (section, offset, has the table its size) of the same table word."""
         low, high = self.extent_of_object(section, field)
         name = base_name(self.name_at(section, low, high))
         row = only(self.old.file, name)

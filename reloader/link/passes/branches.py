@@ -64,7 +64,7 @@ def find_branches(match: Matcher, functions: "Functions", raw: Bool) -> Branches
             rows = np.flatnonzero((user >= 0) & (user != target))
             rows = rows[functions.same[user[rows]]]
             user, used, at_rows = user[rows], target[rows], at[rows]
-            stays = functions.paired[used] & leads_alike(
+            stays = functions.known[used] & leads_alike(
                 match, units, (user, used), at_rows, width
             )
             piece = ~functions.reloadable[used]

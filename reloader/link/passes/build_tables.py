@@ -1,4 +1,4 @@
-"""What edges ask for beside their value: GOT entries, and stubs for the functions they branch to.
+"""What edges ask for beside their value: GOT entries, and stubs of functions they call.
 
 The GOT is one read-only block an object. An edge that goes through an entry is turned into an
 edge to the GOT's symbol with the entry's offset in its addend, so fixups know only addresses.

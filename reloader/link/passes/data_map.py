@@ -1,4 +1,4 @@
-"""Where the writable bytes of a version live once it is placed; the next reload starts from it."""
+"""Where the writable bytes of a placed version live; the next reload starts from it."""
 
 from typing import Any, Final
 

@@ -1,11 +1,11 @@
 """Which functions callers reach through a stub, and edges that mean one without naming it.
 
 Assemblers write a reference to a static function as *section symbol + addend*, and resolve
-`call g` and `lea g(%rip)` to the same section without any relocation. The calls are right, since
-a block moves as a whole. The addresses are not: a callback registered by one generation must be
-the function's canonical address, or it never sees the next generation. So both forms become edges
-to the function's symbol; jump tables and unwind tables, which mean bytes of this very block, keep
-their section symbol.
+`call g` and `lea g(%rip)` to the same section without any relocation. The calls are right,
+since a block moves as a whole. The addresses are not: a callback registered by one generation
+must be the function's canonical address, or it never sees the next generation. So both forms
+become edges to the function's symbol; jump tables and unwind tables, which mean bytes of this
+very block, keep their section symbol.
 """
 
 from collections.abc import Sequence
@@ -115,7 +115,7 @@ def retarget_section_edges(
 
 
 def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]) -> None:
-    """Add the edges that an assembler left out: `lea f(%rip)` of a function in the same section.
+    """Add the edges that an assembler left out: `lea f(%rip)` within one section.
 
     Bytes that look like one and land exactly on a function are confirmed by decoding.
     """

@@ -2,8 +2,8 @@
 
 A function that is unchanged is reached where it already is, through its canonical address; a
 block that equals its live version stays where it is; kept variables are bound outside. Of the
-rest, a block is live if a root reaches it. The search is one pass over the edges: each is looked
-at once, in the round in which its block is first reached.
+rest, a block is live if a root reaches it. The search is one pass over the edges: each is
+looked at once, in the round in which its block is first reached.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def means_start(graph: LinkGraph, arch: Architecture) -> Bool:
 
 
 def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
-    """Return (e,) which edges mean the start of a function that callers reach through a stub."""
+    """Return (e,) which edges mean the start of a function that is reached through a stub."""
     return graph.symbols.reloadable[graph.edges.symbol] & means_start(graph, arch)
 
 

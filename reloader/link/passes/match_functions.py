@@ -13,7 +13,7 @@ import numpy as np
 from reloader.elf.constants import SHF_EXECINSTR
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.passes.branches import find_branches
-from reloader.link.passes.constants import Extents, Uses, field_end
+from reloader.link.passes.constants import Extents, Uses, field_end, own_tables
 from reloader.link.passes.instructions import (
     Code,
     Decoder,
@@ -43,7 +43,8 @@ class Functions:
     units: Units
     key: I64  # key_of(new section, new start), ascending
     same: Bool  # in progress
-    paired: Bool  # has a namesake of equal size
+    known: Bool  # has a namesake in the old version
+    paired: Bool  # which has the same size
     reloadable: Bool
 
     def holding(self, section: I64, place: I64) -> I64:
@@ -114,14 +115,14 @@ def function_units(match: Matcher, rows: I64) -> tuple[Functions, I64]:
     size = function_sizes(match.new)[source]
     was = match.old_of_function[source]
     home = match.old.file.symbol_sections[was].astype(np.int64)
-    paired = (was >= 0) & (home >= 0) & (size > 0)
-    paired &= (match.old.flags[np.maximum(home, 0)] & SHF_EXECINSTR) != 0
-    paired &= function_sizes(match.old)[was] == size
+    known = (was >= 0) & (home >= 0)
+    known &= (match.old.flags[np.maximum(home, 0)] & SHF_EXECINSTR) != 0
+    paired = known & (size > 0) & (function_sizes(match.old)[was] == size)
     old_start = match.old.file.symbols["st_value"][was].astype(np.int64)
-    units = Units(section, start, np.where(paired, home, 0), old_start, size)
+    units = Units(section, start, np.where(known, home, 0), old_start, size)
     key = key_of(section, start)
     reloadable = symbols.reloadable[rows][order]
-    return Functions(units, key, np.ones(len(rows), np.bool_), paired, reloadable), order
+    return Functions(units, key, np.ones(len(rows), np.bool_), known, paired, reloadable), order
 
 
 def function_sizes(version: Version) -> I64:
@@ -177,7 +178,7 @@ def code_targets(
     was = np.array([reference.old for reference in found], np.int64)
     target = functions.holding(section, to)
     distance = to - units.new_start[target]
-    equal = (target >= 0) & functions.paired[target] & (units.old_section[target] == home)
+    equal = (target >= 0) & functions.known[target] & (units.old_section[target] == home)
     equal &= distance == was - units.old_start[target]
     if not bool(equal.all()):
         return None
@@ -239,7 +240,7 @@ def settle(
     """
     rows = np.flatnonzero(~verdict.equal)
     graph, field, owner = match.graph, found.pairs.new[rows], found.owner[rows]
-    verdict = Verdict(*(getattr(verdict, name)[rows] for name in Verdict.__slots__))
+    verdict = verdict.take(rows)
     blocks = graph.block_of_section[match.row][verdict.new_section]
     region = graph.blocks.region[blocks]
     end = field_end(match, field)
@@ -249,7 +250,7 @@ def settle(
     inside_code = verdict.depends & (region == Region.CODE) & ~kept
     own = inside_code & functions.keeps_distance(owner, verdict, end, found.slack[rows])
     target = functions.holding(verdict.new_section, verdict.new_place + end)
-    other = inside_code & ~own & (target >= 0) & functions.paired[target]
+    other = inside_code & ~own & (target >= 0) & functions.known[target]
     other &= functions.keeps_distance(target, verdict, end, np.zeros(len(rows), np.int64))
     constant = verdict.depends & (region == Region.RODATA) & ~kept
     functions.same[owner[~(kept | own | other | constant)]] = False
@@ -260,11 +261,13 @@ def compare_constants(
     match: Matcher, functions: Functions, extents: Extents, uses: Uses
 ) -> Found:
     """Compare the ranges of read-only data that functions use, and return their relocations."""
-    units, whole = extents.ranges(uses)
+    base, whole = extents.ranges(uses)
     functions.same[uses.owner[~whole]] = False
-    kept = np.flatnonzero(whole)
-    units = Units(*(getattr(units, name)[kept] for name in Units.__slots__))
-    owner = uses.owner[kept]
+    folded = np.flatnonzero(~own_tables(match, functions, uses))
+    named, use, sized = extents.neighbours(uses.take(folded))
+    functions.same[uses.owner[folded][use[~sized]]] = False
+    owner = np.concatenate([uses.owner[whole], uses.owner[folded][use[sized]]])
+    units = base.take(whole).joined(named.take(sized))
     same = equal_bytes(match.old, match.new, units)
     fields, pairs = pair_relocations(match.old, match.new, units)
     functions.same[owner[~(same & fields)]] = False

@@ -1,20 +1,14 @@
 """The variables of one object: which are kept, where they are, and what refers to them."""
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.elf.layout import is_array, variable_layout
-from reloader.elf.object import COMMON, ObjectFile
+from reloader.elf.layout import is_array
+from reloader.elf.object import COMMON
 from reloader.errors.base import Place
 from reloader.errors.data import (
-    AmbiguousReferenceError,
-    AmbiguousVariableError,
-    DataLayoutError,
-    DataUnplacedError,
-    Layout,
     LayoutRow,
     ReferenceRow,
     UnplacedRow,
@@ -22,64 +16,33 @@ from reloader.errors.data import (
 )
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
+from reloader.link.passes.bind_references import Binder, Bound
 from reloader.link.passes.data_map import in_data_block
-from reloader.link.passes.initialisers import InitialiserChange, changed_initialisers
+from reloader.link.passes.data_places import (
+    find_edges,
+    header,
+    inside_variables,
+    layout_at,
+    section_called,
+    section_name,
+    users_of,
+)
+from reloader.link.passes.data_report import DataReport, Problems
+from reloader.link.passes.initialisers import changed_initialisers
 from reloader.link.passes.pair_variables import (
     Names,
     Pairing,
     UsersOf,
-    Variables,
     pair_variables,
     variables_of,
     writable_sections,
 )
-from reloader.link.passes.references import Binder, Bound, Side
+from reloader.link.passes.references import Side
 from reloader.live.objects import LiveObject
 
 _STT_SECTION: Final = 3
 _LARGEST_GAP: Final = 64  # bytes between variables that alignment explains
 _UNKNOWN: Final = np.uint64(NO_ADDR)
-
-
-@dataclass(slots=True)
-class DataReport:
-    """What became of the variables of a transaction; names as people write them."""
-
-    kept: list[str] = field(default_factory=list[str])
-    new: list[str] = field(default_factory=list[str])
-    reinitialised: list[str] = field(default_factory=list[str])
-    removed: list[str] = field(default_factory=list[str])  # the new version has it no more
-    # writable in the program, constant in the new version: its live value is not used any more
-    became_constant: list[str] = field(default_factory=list[str])
-    initialiser_changed: list[InitialiserChange] = field(
-        default_factory=list[InitialiserChange]
-    )
-    reinit_unused: list[str] = field(
-        default_factory=list[str]
-    )  # asked for, but no such variable
-    # blocks that hold a new variable another object may ask for later by name: keep them live
-    new_global_blocks: list[int] = field(default_factory=list[int])
-
-
-@dataclass(slots=True)
-class Problems:
-    """What one transaction cannot be linked for, gathered over all objects."""
-
-    variables: list[VariableRow] = field(default_factory=list[VariableRow])
-    layouts: list[LayoutRow] = field(default_factory=list[LayoutRow])
-    unplaced: list[UnplacedRow] = field(default_factory=list[UnplacedRow])
-    references: list[ReferenceRow] = field(default_factory=list[ReferenceRow])
-
-    def refuse(self) -> None:
-        """Raise what was found, the cause before its consequence."""
-        if self.variables:
-            raise AmbiguousVariableError(self.variables)
-        if self.layouts:
-            raise DataLayoutError(self.layouts)
-        if self.unplaced:
-            raise DataUnplacedError(self.unplaced)
-        if self.references:
-            raise AmbiguousReferenceError(self.references)
 
 
 class ObjectBinder:
@@ -215,8 +178,8 @@ class ObjectBinder:
     def tell_removed(self, pairing: Pairing, report: DataReport) -> None:
         """Report the variables that the new version has no more, or only as constants."""
         constant = set(self.file.symbol_names)
-        for row in pairing.removed.tolist():
-            name = self.old.variables.name[row]
+        for row in map(int, pairing.removed):
+            name = self.old.variables.name[int(row)]
             still = name in constant and name not in self.new.variables.name
             where = report.became_constant if still else report.removed
             where.append(self.old_names.shown(row))
@@ -255,7 +218,7 @@ class ObjectBinder:
         return ~inside_variables(self.new.variables, kept, table.source, table.field)
 
     def drop_dead_edges(self, kept: Bool) -> None:
-        """Clear the edges in the initial bytes of kept variables: nobody will read those bytes."""
+        """Clear the edges in the initial bytes of kept variables: nobody reads those bytes."""
         graph = self.graph
         own = np.flatnonzero(
             (graph.blocks.object[graph.edges.block] == self.row)
@@ -300,8 +263,8 @@ class ObjectBinder:
         references = self.new.references
         named = np.unique(self.new.variables.section)
         unnamed = np.setdiff1d(references.section, named)
-        for section in unnamed.tolist():
-            name = self.file.section_names[section]
+        for section in map(int, unnamed):
+            name = self.file.section_names[int(section)]
             size = header(self.file, section, "sh_size")
             past = section_called(self.before.file, name)
             base = self.before.data.find(past, 0)
@@ -363,61 +326,3 @@ class ObjectBinder:
         report.initialiser_changed += changed_initialisers(
             self.old, self.new, self.old_row, self.addr, names
         )
-
-
-def users_of(side: Side) -> dict[int, set[bytes]]:
-    """Return the functions that refer to each variable of one version, by row."""
-    table, variables = side.references, side.variables
-    users: dict[int, set[bytes]] = {}
-    for row in np.flatnonzero(table.code).tolist():
-        target, section = side.target(row), int(table.section[row])
-        own = (variables.section == section) & (variables.offset <= target)
-        name = side.code.function_at(int(table.source[row]), int(table.field[row])).name
-        for variable in np.flatnonzero(own & (target < variables.end())).tolist():
-            users.setdefault(variable, set()).add(name)
-    return users
-
-
-def inside_variables(variables: Variables, chosen: Bool, section: I32, offset: I64) -> Bool:
-    """Return which places are in one of the chosen variables."""
-    rows = np.flatnonzero(chosen & (variables.section >= 0))
-    if not len(rows):
-        return np.zeros(len(section), np.bool_)
-    start = (variables.section[rows].astype(np.int64) << 40) | variables.offset[rows]
-    end = (variables.section[rows].astype(np.int64) << 40) | variables.end()[rows]
-    place = (section.astype(np.int64) << 40) | offset
-    at = np.searchsorted(start, place, side="right") - 1
-    reached = np.maximum.accumulate(end)
-    return (at >= 0) & (place < reached[np.maximum(at, 0)])
-
-
-def find_edges(graph: LinkGraph, block: I32, offset: I64) -> I64:
-    """Return the edges whose fields are at some places; every place has one."""
-    edges = graph.edges
-    key = (edges.block.astype(np.int64) << 32) | edges.offset
-    return np.searchsorted(key, (block.astype(np.int64) << 32) | offset)
-
-
-def header(file: ObjectFile, section: int, column: str) -> int:
-    """Return a field of a section header."""
-    headers: Any = file.sections
-    return int(headers[column][section])
-
-
-def section_called(file: ObjectFile, name: bytes) -> int:
-    """Return the section of a name, NO_ROW if there is none or several."""
-    rows = [row for row, found in enumerate(file.section_names) if found == name]
-    return rows[0] if len(rows) == 1 else NO_ROW
-
-
-def section_name(file: ObjectFile, section: int) -> str:
-    """Return the name of a section as people know it."""
-    if section == COMMON:
-        return "COMMON"
-    return file.section_names[section].decode("utf-8", "replace")
-
-
-def layout_at(side: Side, row: int) -> Layout | None:
-    """Return the layout of a variable as its debug information tells it."""
-    table = side.variables
-    return variable_layout(side.file, int(table.section[row]), int(table.offset[row]))

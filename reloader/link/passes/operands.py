@@ -9,7 +9,7 @@ asked only for the instructions around the fields in question.
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import capstone
 import numpy as np
@@ -178,7 +178,7 @@ class Code:
         """Return capstone's full record of one decoded instruction."""
         at, size = function.at[row], function.size[row]
         code = self.plain(section)[at : at + size].tobytes()
-        return cast("Any", next(iter(self.full.disasm(code, at))))
+        return next(iter(self.full.disasm(code, at)))
 
     def use(self, section: int, function: Function, row: int, register: str) -> tuple[Use, int]:
         """Return (use, reach) of an address that a register holds.

@@ -23,8 +23,10 @@ _DATA_TYPES: Final = (0, 1, 5)  # STT_NOTYPE (assembly), STT_OBJECT, STT_COMMON
 _WRITE_ALLOC: Final = 0x3  # SHF_WRITE | SHF_ALLOC
 _CODE_OR_TLS: Final = 0x404  # SHF_EXECINSTR | SHF_TLS
 _CONTENTS: Final = (1, 8)  # SHT_PROGBITS, SHT_NOBITS
-_CONSTANT: Final = (b".data.rel.ro", b".init_array", b".fini_array", b".preinit_array", b".ctors",
-                    b".dtors", b".eh_frame", b".gcc_except_table")  # fmt: skip
+_CONSTANT: Final = (
+    b".data.rel.ro", b".init_array", b".fini_array", b".preinit_array", b".ctors", b".dtors",
+    b".eh_frame", b".gcc_except_table",
+)  # fmt: skip
 # `x.0` (gcc), `f.x` and `f.x.1` (clang), `_ZZ1fvE1x_0` (C++)
 _NUMBER: Final = re.compile(rb"(?:(?:\.lto_priv)?\.[0-9]+)+$")
 _DISCRIMINATOR: Final = re.compile(rb"_(?:[0-9]|_[0-9]+_)$")
@@ -100,7 +102,7 @@ def variables_of(file: ObjectFile, writable: Bool) -> Variables:
 
 
 def _room(file: ObjectFile, section: I32, offset: I64, row: int) -> int:
-    """Return the bytes from a symbol without a size to the next one, or to the section's end."""
+    """Return the bytes from a symbol without a size to the next one or the section's end."""
     later = offset[(section == section[row]) & (offset > offset[row])]
     headers: Any = file.sections
     end = later.min() if len(later) else headers["sh_size"][section[row]]
@@ -119,7 +121,7 @@ def base_name(name: bytes) -> bytes:
 
 
 class Names:
-    """How the variables of one version are called; debug information is read when first asked."""
+    """How the variables of one version are called; reads debug information when asked."""
 
     def __init__(self, file: ObjectFile, variables: Variables) -> None:
         self.file = file
@@ -206,7 +208,7 @@ def _groups(old: Names, new: Names) -> _Groups:
 
 
 def _by_order(olds: list[int], news: list[int]) -> list[tuple[int, int]] | None:
-    """Pair one with one; several of one plain name come from `ld -r` and cannot be told apart."""
+    """Pair one with one; several of one plain name (`ld -r`) cannot be told apart."""
     return [(olds[0], news[0])] if len(olds) == len(news) == 1 else None
 
 

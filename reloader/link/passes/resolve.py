@@ -1,9 +1,10 @@
 """What every name means: first within the transaction, then in the process.
 
-Within the transaction a strong definition wins over COMMON, COMMON over weak, the first of equals
-over the others; the largest of several COMMON ones gives the size. What is left is asked of the
-process in one question. A weak definition that no live version owns gives way to one that the
-process has already, as with a dynamic linker: all callers have to agree on one copy.
+Within the transaction a strong definition wins over COMMON, COMMON over weak, the first of
+equals over the others; the largest of several COMMON ones gives the size. What is left is
+asked of the process in one question. A weak definition that no live version owns gives way to
+one that the process has already, as with a dynamic linker: all callers have to agree on one
+copy.
 """
 
 from collections.abc import Callable, Sequence

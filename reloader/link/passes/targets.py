@@ -18,11 +18,11 @@ from reloader.link.graph import Origin
 from reloader.link.passes.addresses import same_addresses
 from reloader.link.passes.matcher import NO_ADDR, Matcher
 from reloader.link.passes.pieces import split_sections
-from reloader.link.passes.versions import Pairs, Version, key_of
+from reloader.link.passes.versions import Columns, Pairs, Version, key_of
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Columns):
     """(p,) what each pair of relocations says of its unit."""
 
     equal: Bool  # the same thing whatever becomes of anything else

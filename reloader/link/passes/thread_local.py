@@ -1,8 +1,8 @@
 """Thread-local variables: every sequence becomes the one for a known offset (local-exec).
 
-A variable of the executable, or of a library loaded at start, is at the same distance from every
-thread's pointer, so the question that dynamic sequences ask at run time has its answer now. A
-variable without such an offset is new to the process and is refused here.
+A variable of the executable, or of a library loaded at start, is at the same distance from
+every thread's pointer, so the question that dynamic sequences ask at run time has its answer
+now. A variable without such an offset is new to the process and is refused here.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ def refuse_new_thread_locals(
 
 
 def _has_offset(graph: LinkGraph) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return (e,) whether an edge's symbol is something with an offset from the thread pointer."""
+    """Return (e,) whether an edge's symbol has an offset from the thread pointer."""
     symbols = graph.symbols
     known = (symbols.addr != np.uint64(NO_ADDR)) & (symbols.type == STT_TLS)
     return known[graph.edges.symbol]

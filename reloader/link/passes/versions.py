@@ -6,7 +6,8 @@ column operation over units or over the pairs of relocations inside them.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +61,27 @@ class Version:
     masked: bytearray  # the file, relocated fields zero
 
 
+class Columns:
+    """A frozen dataclass whose fields are arrays of one length."""
+
+    __slots__ = ()
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return some rows of every column: indices, or a flag a row."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in self._fields()))
+
+    def joined(self, other: Self) -> Self:
+        """Return the rows of both."""
+        names = (field.name for field in self._fields())
+        pairs = ((getattr(self, name), getattr(other, name)) for name in names)
+        return type(self)(*(np.concatenate(pair) for pair in pairs))
+
+    def _fields(self) -> tuple[Field[Any], ...]:
+        return fields(cast("Any", self))
+
+
 @dataclass(frozen=True, slots=True)
-class Units:
+class Units(Columns):
     """(u,) columns: equal-sized ranges of two versions."""
 
     new_section: I64
@@ -72,7 +92,7 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(Columns):
     """(p,) columns: relocations that stand at the same distance in both ranges of a unit."""
 
     unit: I64
@@ -80,12 +100,12 @@ class Pairs:
     old: I64  # row of the old Version
 
 
-def version_of(file: ObjectFile, fields: Fields) -> Version:
+def version_of(file: ObjectFile, kinds: Fields) -> Version:
     """Return an object's columns for the diff; markers without a field are left out."""
     flags = file.sections["sh_flags"].astype(np.int64)
     number = file.relocations["r_type"].astype(np.int64)
-    known = np.minimum(number, len(fields.width) - 1)
-    width = np.where(number == known, fields.width[known], 8)
+    known = np.minimum(number, len(kinds.width) - 1)
+    width = np.where(number == known, kinds.width[known], 8)
     loaded = (flags[file.relocation_sections] & SHF_ALLOC) != 0
     rows = np.flatnonzero(loaded & ((width > 0) & (number != 0)))
     table = file.relocations[rows]

@@ -1,0 +1,198 @@
+"""`make demo`: a C program runs, its sources are edited, its behaviour changes and its state goes on.
+
+Every claim that is printed is checked; the first that does not hold ends the demo with status 1.
+"""
+
+import difflib
+import json
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RELOADER = [sys.executable, "-m", "reloader"]
+PATIENCE = 30.0  # seconds that anything may take on a busy machine
+
+
+class DemoError(Exception):
+    """Something that was promised did not happen."""
+
+
+class Show:
+    """The program under the daemon, and what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        """Build the program and start it with `reloader run`."""
+        self.folder = folder
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.reports: queue.Queue[str] = queue.Queue()
+        subprocess.run(["make", "-s"], cwd=folder, check=True)
+        command = ["run", "--build", "make -s", "--source", "*.c", "--", "./orbit"]
+        say(f"$ reloader {' '.join(command[:2])} '{command[2]}' --source '*.c' -- ./orbit")
+        self.child = subprocess.Popen(
+            [*RELOADER, *command],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for stream, lines in ((self.child.stdout, self.lines), (self.child.stderr, self.reports)):
+            threading.Thread(target=pump, args=(stream, lines), daemon=True).start()
+
+    def tick(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of the program that matches; print it and return the match."""
+        return self._until(self.lines, pattern, "    ")
+
+    def report(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of the daemon that matches; print what comes up to it."""
+        return self._until(self.reports, pattern, "  ", show_all=True)
+
+    def _until(
+        self, lines: "queue.Queue[str]", pattern: str, indent: str, *, show_all: bool = False
+    ) -> re.Match[str]:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                line = lines.get(timeout=max(deadline - time.monotonic(), 0.01))
+            except queue.Empty:
+                message = f"nothing like {pattern!r} within {PATIENCE:g} s"
+                raise DemoError(message) from None
+            match = re.search(pattern, line)
+            if show_all or match:
+                say(indent + line)
+            if match:
+                return match
+
+    def save(self, edit: str, source: str) -> None:
+        """Put an edited source in place, as an editor would, and show what changed."""
+        old = (self.folder / source).read_text()
+        new = (HERE / "edits" / edit).read_text()
+        say(f"\nsaved {source}:")
+        changes = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
+        for line in list(changes)[2:]:
+            if not line.startswith("@@"):
+                say(f"    {line}")
+        (self.folder / source).write_text(new)
+
+    def ask(self, *words: str) -> Any:  # noqa: ANN401 - whatever the verb answers
+        """Run a verb; show its text, and return its JSON."""
+        say(f"\n$ reloader {' '.join(words)}")
+        done = subprocess.run(
+            [*RELOADER, *words], cwd=self.folder, check=True, capture_output=True, text=True
+        )
+        for line in done.stdout.rstrip().splitlines():
+            say(f"    {line}")
+        return self.json(*words)
+
+    def json(self, *words: str) -> Any:  # noqa: ANN401 - whatever the verb answers
+        """Return the JSON of a verb."""
+        done = subprocess.run(
+            [*RELOADER, *words, "--json"], cwd=self.folder, check=True, capture_output=True
+        )
+        return json.loads(done.stdout)
+
+    def end(self) -> None:
+        """End the program as a user would and see that its status is passed on."""
+        target = self.json("status")["targets"][0]
+        subprocess.run(["kill", "-TERM", str(target["pid"])], check=True)
+        self.tick("done after")
+        expect("exit status", self.child.wait(PATIENCE), 0)
+
+    def clean_up(self) -> None:
+        """Leave nothing running."""
+        subprocess.run([*RELOADER, "stop"], cwd=self.folder, check=False, capture_output=True)
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait()
+
+
+def pump(stream: Any, lines: "queue.Queue[str]") -> None:  # noqa: ANN401 - a text stream
+    """Move lines from a pipe to a queue."""
+    for line in stream:
+        lines.put(line.rstrip("\n"))
+
+
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)  # noqa: T201 - a demo talks
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    """Check a claim."""
+    if found != wanted:
+        message = f"{what}: {found!r}, expected {wanted!r}"
+        raise DemoError(message)
+
+
+def play(show: Show) -> None:
+    """The story."""
+    show.report("beside orbit")
+    show.tick(r"\[\.*[<>]\.*\] turns 2")
+
+    show.save("1-draw.c", "draw.c")
+    show.report("draw.o live: draw")
+    before = show.tick(r"(\d+) \[\.*[oO]\.*\] turns (\d+)")
+
+    show.save("2-move.c", "move.c")
+    show.report("move.o live: move")
+    after = show.tick(r"(\d+) .* turns (\d+)")
+    expect("ticks go on", int(after[1]) > int(before[1]), wanted=True)
+    expect("turns go on", int(after[2]) >= int(before[2]), wanted=True)
+
+    say("\na new static variable, and nobody is stopped for it:")
+    show.save("3-draw.c", "draw.c")
+    show.report("draw.o live: draw")
+    show.tick(r"turns (\d+), frames 1\b")
+
+    say("\na typo: the build fails, the program goes on")
+    show.save("4-draw-typo.c", "draw.c")
+    show.report("error: expected")
+    show.report("untouched")
+    show.tick("frames")
+    (show.folder / "draw.c").write_text((HERE / "edits" / "3-draw.c").read_text())
+
+    say("\na variable that grew: refused, with both layouts")
+    show.save("5-move-bigger.c", "move.c")
+    show.report("turns has 4 bytes in the program, 8 in the new object")
+    show.report("Nothing was changed")
+    show.tick("frames")
+
+    owner = show.ask("owner", "draw")[0]
+    expect("owner's generation", owner["generation"], 3)
+    expect("owner's object", Path(owner["object"]).name, "draw.o")
+    history = show.ask("history")
+    outcomes = [row["outcome"] for row in history if row["outcome"] in {"live", "refused"}]
+    expect("history", outcomes, ["refused", "live", "live", "live"])
+    memory = show.ask("memory")
+    expect("memory is accounted for", memory["live_size"] > 0, wanted=True)
+    show.end()
+
+
+def main() -> int:
+    """Play the demo in a folder of its own; return the exit status."""
+    with tempfile.TemporaryDirectory(prefix="reloader-demo-") as place:
+        folder = Path(place) / "orbit"
+        shutil.copytree(HERE / "orbit", folder)
+        show = Show(folder)
+        try:
+            play(show)
+        except (DemoError, subprocess.CalledProcessError) as error:
+            say(f"\nthe demo failed: {error}")
+            while not show.reports.empty():
+                say(f"  {show.reports.get()}")
+            return 1
+        finally:
+            show.clean_up()
+    say("\nAll of the above was checked while it ran.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
