@@ -1,6 +1,7 @@
-"""`make demo`: a C program runs, its sources are edited, its behaviour changes and its state goes on.
+"""`make demo`: a program runs, its sources are edited, its behaviour changes, its state stays.
 
-Every claim that is printed is checked; the first that does not hold ends the demo with status 1.
+Every claim that is printed is checked; the first that does not hold ends the demo with status
+1.
 """
 
 import difflib
@@ -43,7 +44,10 @@ class Show:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for stream, lines in ((self.child.stdout, self.lines), (self.child.stderr, self.reports)):
+        for stream, lines in (
+            (self.child.stdout, self.lines),
+            (self.child.stderr, self.reports),
+        ):
             threading.Thread(target=pump, args=(stream, lines), daemon=True).start()
 
     def tick(self, pattern: str) -> re.Match[str]:

@@ -1,4 +1,4 @@
-"""Attended: one program with its eyes: the watcher of its objects, the user's build, and its end."""
+"""Attended: one program, the watcher of its objects, the user's build, and its end."""
 
 import select
 import threading
@@ -96,7 +96,11 @@ class Attended:
 
         threading.Thread(target=wait, name=f"end-{self.number}", daemon=True).start()
 
-    def emit(self, kind: EventKind, data: TargetAnswer | ReloadAnswer | BuildAnswer | dict[str, object]) -> None:
+    def emit(
+        self,
+        kind: EventKind,
+        data: TargetAnswer | ReloadAnswer | BuildAnswer | dict[str, object],
+    ) -> None:
         """Tell subscribed clients; the data names this session."""
         self.host.emit(Event(kind, {**data, "session": self.number}))
 

@@ -1,4 +1,4 @@
-"""How long each step of a reload takes, and the place where tests stop a reload between two steps."""
+"""How long each step of a reload takes, and where tests stop it between two steps."""
 
 import time
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Which objects a set of changed files means.
 
-A plain object is its own unit. Of an archive those members count whose content changed. An object that the program was not
-linked with takes part only if something that is reloaded refers to it (as a linker pulls archive members), or if the user
-named it.
+A plain object is its own unit. Of an archive those members count whose content changed. An
+object that the program was not linked with takes part only if something that is reloaded refers
+to it (as a linker pulls archive members), or if the user named it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,9 @@ class Inputs:
     """What was found in some files."""
 
     objects: list[ObjectFile] = field(default_factory=list[ObjectFile])  # to be reloaded
-    strangers: list[ObjectFile] = field(default_factory=list[ObjectFile])  # unknown to the program
+    strangers: list[ObjectFile] = field(
+        default_factory=list[ObjectFile]
+    )  # unknown to the program
     equal: list[str] = field(default_factory=list[str])  # same content as what is live
 
 
@@ -79,14 +81,17 @@ def choose(
         program: What is live.
         objects: Plain objects.
         archives: Their members are compared with what is live, by content.
-        named: The user named these files: strangers are loaded too (not the members of archives).
-        refused: Objects that were in the program's build but differ from what runs, with the reason.
+        named: The user named these files: strangers are loaded too, but not archive members.
+        refused: Objects of the program's build that differ from what runs, with the reason.
 
     Raises:
         NotOfThisProgramError: One of them is such an object.
     """
     found = Inputs()
-    for file in [*objects, *(member for archive in archives for member in members(program, archive))]:
+    for file in [
+        *objects,
+        *(member for archive in archives for member in members(program, archive)),
+    ]:
         live = program.objects.get(file.key)
         if file.key in refused:
             raise NotOfThisProgramError(file.name, refused[file.key])

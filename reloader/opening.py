@@ -1,6 +1,7 @@
-"""From a process with the agent in it to a Program: what it was linked from, and where everything is.
+"""From a process with the agent in it to a Program: what it was linked from, and where.
 
-Either the process is new to us, and the baseline tells (generation 0), or an earlier daemon has worked on it and the state tells.
+Either the process is new to us, and the baseline tells (generation 0), or an earlier daemon has
+worked on it and the state tells.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,9 @@ class Opened:
 
     program: Program
     shelf: Shelf
-    refused: dict[Key, str] = field(default_factory=dict[Key, str])  # not what runs, with the reason
+    refused: dict[Key, str] = field(
+        default_factory=dict[Key, str]
+    )  # not what runs, with the reason
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -52,7 +55,9 @@ def open_new(process: Process, files: Sequence[tuple[str, bytes]]) -> Opened:
             opened.program.objects[key] = baseline.live_object(row)
         elif placement.state is State.DIFFERENT:
             opened.refused[key] = placement.reason
-            notes.append(f"{placement.file.name}: the running program was not built from this file")
+            notes.append(
+                f"{placement.file.name}: the running program was not built from this file"
+            )
         elif not placement.file.member:
             shelf.put(placement.file)
     index_symbols(opened.program)

@@ -1,10 +1,8 @@
-"""Answers of `owner` that the state alone does not have: source lines, and names of the executable and its libraries."""
-
+"""What `owner` tells beyond the state: source lines, and names of executable and libraries."""
 
 import numpy as np
 
 from reloader.elf.object import ObjectFile
-
 from reloader.live.symbols import Known
 from reloader.live.target import Mapping
 from reloader.session import Session
@@ -31,7 +29,7 @@ def section_index(file: ObjectFile, name: str) -> int | None:
 
 
 def image_owner(session: Session, what: str) -> Owner | None:
-    """Return whom a name or address of the executable or a library belongs to, None if unknown."""
+    """Return whom a name or address of executable and libraries belongs to, or None."""
     addr = parse_address(what)
     mappings = session.process.maps()
     if addr is None:
@@ -58,11 +56,25 @@ def mapped_owner(session: Session, addr: int, mappings: list[Mapping]) -> Owner 
     inside = (table.addr <= np.uint64(addr)) & (np.uint64(addr) < table.addr + table.size)
     rows = np.flatnonzero(inside & (table.section != 0))
     if not len(rows):
-        return external(where.name or "anonymous memory", "memory", where.name, where.start, where.end - where.start, addr - where.start)
+        return external(
+            where.name or "anonymous memory",
+            "memory",
+            where.name,
+            where.start,
+            where.end - where.start,
+            addr - where.start,
+        )
     row = int(rows[0])
     name = table.name[row].decode("utf-8", "replace")
     at = int(table.addr[row])
-    return external(name, _KINDS.get(int(table.type[row]), "other"), where.name, at, int(table.size[row]), addr - at)
+    return external(
+        name,
+        _KINDS.get(int(table.type[row]), "other"),
+        where.name,
+        at,
+        int(table.size[row]),
+        addr - at,
+    )
 
 
 def mapping_at(mappings: list[Mapping], addr: int) -> Mapping | None:

@@ -1,8 +1,9 @@
-"""The journal over the state: each transaction's intent before the process changes, its result after.
+"""The journal over the state: a transaction's intent before the change, its result after.
 
-The plan in a `prepared` row is what recovery needs: the new slots and whose they are, the old and new value of each slot
-that flips, the bytes of the executable that are replaced, the memory taken, and the live objects to be. A later daemon looks
-at the slots: if any holds its new value the transaction is finished, else it is undone.
+The plan in a `prepared` row is what recovery needs: the new slots and whose they are, the old
+and new value of each slot that flips, the bytes of the executable that are replaced, the memory
+taken, and the live objects to be. A later daemon looks at the slots: if any holds its new value
+the transaction is finished, else it is undone.
 """
 
 import base64
@@ -20,8 +21,8 @@ from reloader.live.persist import pack
 from reloader.live.plan import Plan
 from reloader.live.process import Process
 from reloader.live.program import Program
-from reloader.outcome import Outcome
 from reloader.opening import Opened
+from reloader.outcome import Outcome
 from reloader.symbol_rows import all_symbols, changed_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import Kind, NewAllocation, ObjectVersion, Summary
@@ -147,7 +148,9 @@ def plan_json(program: Program, plan: Plan) -> dict[str, Any]:
     return {
         "flips": [
             [int(slot), int(old), int(new)]
-            for slot, old, new in zip(plan.flips.slot, plan.flips.old, plan.flips.new, strict=True)
+            for slot, old, new in zip(
+                plan.flips.slot, plan.flips.old, plan.flips.new, strict=True
+            )
         ],
         "slots": [
             [row.slot, row.path, row.member, text(row.name), row.original]
@@ -157,7 +160,9 @@ def plan_json(program: Program, plan: Plan) -> dict[str, Any]:
             [row.slot, row.addr, row.old.hex(), row.new.hex()] for row in redirect_rows(plan)
         ],
         "memory": [held_json(row) for row in plan.held],
-        "live": [[*live.file.key, live.file.digest, text(pack(live))] for live in plan.versions],
+        "live": [
+            [*live.file.key, live.file.digest, text(pack(live))] for live in plan.versions
+        ],
     }
 
 

@@ -1,8 +1,9 @@
 """The road of one reload, every step in order, each with its undo.
 
-Until `flip` no thread of the target can reach anything that was written, so a failure up to there only gives back what was
-taken. `flip` itself is one aligned store a function; where functions of the executable change for the first time, their entry
-jumps and the stores are made in the same stop of all threads, after its checks have passed.
+Until `flip` no thread of the target can reach anything that was written, so a failure up to
+there only gives back what was taken. `flip` itself is one aligned store a function; where
+functions of the executable change for the first time, their entry jumps and the stores are made
+in the same stop of all threads, after its checks have passed.
 """
 
 import time

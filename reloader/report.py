@@ -27,8 +27,8 @@ def describe(
     outcome.notes += data_notes(program, plan.data)
     if outcome.active:
         outcome.notes.append(
-            f"{enumerate_names(outcome.active)} is running right now: that call finishes in the old "
-            "code, the next one runs the new"
+            f"{enumerate_names(outcome.active)} is running right now: that call finishes in "
+            "the old code, the next one runs the new"
         )
 
 
@@ -60,7 +60,9 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
     if data.reinitialised:
         notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")
     if data.became_constant:
-        notes.append(f"now constant, with the new value: {enumerate_names(data.became_constant)}")
+        notes.append(
+            f"now constant, with the new value: {enumerate_names(data.became_constant)}"
+        )
     if data.reinit_unused:
         notes.append(f"--reinit had nothing to do for: {enumerate_names(data.reinit_unused)}")
     return notes

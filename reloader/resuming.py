@@ -1,8 +1,8 @@
 """Going on with a process that an earlier daemon worked on, killed or not.
 
-The journal says what was intended, the slots say what is. A transaction that was prepared and has flipped any slot is
-finished: its code was complete before the first flip. One that has flipped none is undone, which means only that its memory
-is free again.
+The journal says what was intended, the slots say what is. A transaction that was prepared and
+has flipped any slot is finished: its code was complete before the first flip. One that has
+flipped none is undone, which means only that its memory is free again.
 """
 
 import base64
@@ -54,7 +54,7 @@ def known_target(process: Process, store: Store) -> int | None:
 
 
 def open_known(process: Process, store: Store, target: int) -> Opened:
-    """Rebuild the program from the state and the process, and settle what was left half done."""
+    """Rebuild the program from state and process, and settle what was left half done."""
     image = running_image(process.pid, process.maps())
     notes: list[str] = []
     files = [load_version(store, version) for version in store.query.live_set(target, 0)]
@@ -124,7 +124,9 @@ def settle(program: Program, store: Store, target: int, row: GenerationRow) -> s
     reached = any(int(slots[slot]) == new != old for slot, old, new in flips)
     if not reached:
         text = "the daemon ended before it became live; nothing was changed"
-        store.journal.fail(target, row.generation, Summary(error_code="daemon-ended", error=text))
+        store.journal.fail(
+            target, row.generation, Summary(error_code="daemon-ended", error=text)
+        )
         return f"generation {row.generation}: {text}"
     reserve(program, planned_memory(row.plan, row.generation))
     for slot, path, member, name, original in row.plan["slots"]:
@@ -187,7 +189,9 @@ def finish_record(program: Program, store: Store, target: int, row: GenerationRo
     for live in lives:
         add_live(program, store, live)
     with store.transaction():
-        store.journal.live(target, row.generation, Summary(notes=["finished by the next daemon"]))
+        store.journal.live(
+            target, row.generation, Summary(notes=["finished by the next daemon"])
+        )
         store.resume.put_live(target, lives)
         store.resume.put_slots(
             target,
@@ -207,7 +211,7 @@ def finish_record(program: Program, store: Store, target: int, row: GenerationRo
 
 
 def keep_directory(program: Program) -> None:
-    """Publish an unwind directory that we know; the one before stays readable until its proof."""
+    """Publish a directory of our own; the one before stays readable until its proof."""
     arena = program.target.arena
     addr = int(arena.slots[UNWIND_SLOT])
     if not addr:

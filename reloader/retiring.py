@@ -1,4 +1,4 @@
-"""Superseded memory of one program: queued, proven unreachable now and then, given back, and explained."""
+"""Superseded memory of one program: queued, proven unreachable, given back, and explained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,9 @@ class Retiring:
         for row in fresh:
             self.retirer.add(retirement(row))
         if fresh:
-            self.store.ledger.mark_superseded(self.target, [row.allocation.addr for row in fresh])
+            self.store.ledger.mark_superseded(
+                self.target, [row.allocation.addr for row in fresh]
+            )
         return len(self.retirer.waiting)
 
     def superseded(self) -> list[Held]:
@@ -58,7 +60,7 @@ class Retiring:
         )
 
     def named(self) -> U64:
-        """Return every address that our own tables name: roots, and what living memory refers to."""
+        """Return every address that tables of ours name: roots, and what live memory refers to."""
         references = [
             start
             for row in self.program.ledger.rows.values()
@@ -79,7 +81,9 @@ class Retiring:
 
     def why(self, key: Key | None) -> list[Pinned]:
         """Return what holds the superseded memory of an object, or of everything."""
-        rows = [row for row in self.superseded() if key is None or row.object in {key, ("", "")}]
+        rows = [
+            row for row in self.superseded() if key is None or row.object in {key, ("", "")}
+        ]
         return [Pinned(row, self.holders_of(row)) for row in rows]
 
     def holders_of(self, row: Held) -> list[Holder]:
@@ -93,12 +97,12 @@ class Retiring:
         ]
         named = self.named()
         tables = named[(named >= np.uint64(start)) & (named < np.uint64(end))]
-        slots = [Holder("slot", f"a table names {addr:#x}", 0, addr) for addr in tables.tolist()]
+        slots = [
+            Holder("slot", f"a table names {addr:#x}", 0, addr) for addr in tables.tolist()
+        ]
         return [*slots, *found, *others]
 
 
 def retirement(row: Held) -> Retirement:
     """Return a ledger row as the retirer takes it."""
-    return Retirement(
-        row.generation, row.object, (row.allocation,), frozenset(row.references)
-    )
+    return Retirement(row.generation, row.object, (row.allocation,), frozenset(row.references))

@@ -1,4 +1,4 @@
-"""Session: one live program, from attach to detach; every change to it goes through here, one at a time."""
+"""Session: one live program, from attach to detach; every change to it goes through here."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from typing import Self
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import RefusedError, ReloaderError
-from reloader.globs import parse_pattern, read_wanted
 from reloader.errors.session import NoSuchGenerationError, StillReferredToError
+from reloader.globs import parse_pattern, read_wanted
 from reloader.ids import Generation
 from reloader.inputs import (
     choose,
@@ -64,9 +64,7 @@ class Session:
         return session
 
     @classmethod
-    def open(
-        cls, process: Process, store: Store, watched: Contents, *, how: str
-    ) -> Self:
+    def open(cls, process: Process, store: Store, watched: Contents, *, how: str) -> Self:
         """Find out what a process with the agent in it is made of, and write it down."""
         target = known_target(process, store)
         if target is not None:
@@ -151,9 +149,7 @@ class Session:
             objects, equal = self.chosen([(path, Path(path).read_bytes())], named=True)
             outcome.notes += [f"{name} is what is live" for name in equal]
             with ExitStack() as undo:
-                plan = link_transaction(
-                    self.program, objects, frozenset(), source_line, undo
-                )
+                plan = link_transaction(self.program, objects, frozenset(), source_line, undo)
                 outcome.functions = changed_names(plan)
                 outcome.new_variables = list(plan.data.new)
                 outcome.notes += data_notes(self.program, plan.data)
@@ -189,10 +185,12 @@ class Session:
     def is_other(self, version: ObjectVersion) -> bool:
         """Return whether another version of this object is live."""
         live = self.program.objects.get((version.path, version.member))
-        return version.digest is not None and (live is None or live.file.digest != version.digest)
+        return version.digest is not None and (
+            live is None or live.file.digest != version.digest
+        )
 
     def unload(self, key: Key) -> Outcome:
-        """Take an object out: one of the program returns to what was linked, another one goes."""
+        """Take an object out; one of the program's own returns to what was linked."""
         began = time.monotonic()
         name = f"{key[0]}({key[1]})" if key[1] else key[0]
         original = {(v.path, v.member): v for v in self.store.query.live_set(self.target, 0)}
@@ -261,7 +259,9 @@ class Session:
         """Write an attempt that was decided before it was prepared into the history."""
         if outcome.state not in {"unchanged", "refused", "failed"}:
             return
-        versions = versions_of(objects) or [ObjectVersion(name, "", None) for name in outcome.objects]
+        versions = versions_of(objects) or [
+            ObjectVersion(name, "", None) for name in outcome.objects
+        ]
         outcome.generation = self.store.journal.record(
             self.target, outcome.state, versions, summary_of(outcome), kind=kind
         )

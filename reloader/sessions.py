@@ -1,4 +1,4 @@
-"""The daemon's engine: all attended programs, and every verb turned into calls on one of them."""
+"""The daemon's engine: all attended programs, and every verb as calls on one of them."""
 
 import socket
 import threading
@@ -69,7 +69,10 @@ class Sessions:
         attended = self._new(options.watch)
         sock = socket.socket(fileno=fd)
         thread = threading.Thread(
-            target=self._greet, args=(attended, sock), name=f"greet-{attended.number}", daemon=True
+            target=self._greet,
+            args=(attended, sock),
+            name=f"greet-{attended.number}",
+            daemon=True,
         )
         thread.start()
         return {"session": attended.number}
@@ -81,7 +84,12 @@ class Sessions:
         except (ReloaderError, OSError) as error:
             sock.close()
             attended.warn(str(error))
-            self.host.emit(Event(EventKind.ENDED, {"session": attended.number, "pid": 0, "reason": str(error)}))
+            self.host.emit(
+                Event(
+                    EventKind.ENDED,
+                    {"session": attended.number, "pid": 0, "reason": str(error)},
+                )
+            )
             return
         self.host.post(lambda: self._begin(attended, adopted))
 
@@ -129,7 +137,9 @@ class Sessions:
         attended.stop()
         self.store.targets.end(session.target, "the program ended")
         session.close()
-        attended.emit(EventKind.ENDED, {"pid": session.process.pid, "reason": "the program ended"})
+        attended.emit(
+            EventKind.ENDED, {"pid": session.process.pid, "reason": "the program ended"}
+        )
         self.host.targets_changed(len(self._programs))
 
     def detach(self, target: str | None) -> TargetAnswer:
@@ -170,11 +180,15 @@ class Sessions:
         self._wake.set()
         return None
 
-    def load(self, paths: Sequence[str], target: str | None, reinit: Sequence[str]) -> ReloadAnswer:
+    def load(
+        self, paths: Sequence[str], target: str | None, reinit: Sequence[str]
+    ) -> ReloadAnswer:
         """Reload objects or archives as one transaction."""
         attended, began = self._find(target), time.time()
         outcome = self._session(attended).reload_files(
-            [str(self.host.folder / path) for path in paths], reinit=frozenset(reinit), named=True
+            [str(self.host.folder / path) for path in paths],
+            reinit=frozenset(reinit),
+            named=True,
         )
         self._wake.set()
         return attended.tell(outcome, "load", began)
@@ -322,7 +336,10 @@ class Sessions:
     def _retire_loop(self) -> None:
         """Post an attempt to free memory whenever one is due."""
         while not self._closing:
-            due = min((a.session.retiring.due() for a in list(self._programs.values()) if a.session), default=np.inf)
+            due = min(
+                (a.session.retiring.due() for a in list(self._programs.values()) if a.session),
+                default=np.inf,
+            )
             self._wake.wait(min(max(due - time.monotonic(), 0.0), _LONGEST_WAIT))
             self._wake.clear()
             if not self._closing and self.config.retire.enabled and due <= time.monotonic():

@@ -10,7 +10,15 @@ from reloader.live.program import Program
 from state.rows import SymbolColumns
 from stubs.table import RESERVED
 
-STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_COMMON, STT_TLS, STT_GNU_IFUNC = 1, 2, 3, 4, 5, 6, 10
+STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_COMMON, STT_TLS, STT_GNU_IFUNC = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    10,
+)
 _KINDS = {
     STT_FUNC: "function",
     STT_GNU_IFUNC: "function",
@@ -28,7 +36,7 @@ def named(file: ObjectFile) -> I64:
 
 
 def bodies(program: Program, live: LiveObject) -> U64:
-    """Return (n,) where each symbol's bytes are: what its slot points at, else its own address."""
+    """Return (n,) where each symbol's bytes are: its slot's target, else its own address."""
     slots = np.maximum(live.symbol_slot, 0)
     return np.where(
         live.symbol_slot >= RESERVED, program.target.arena.slots[slots], live.symbol_addr
@@ -66,7 +74,7 @@ def all_symbols(program: Program, live: LiveObject) -> SymbolColumns:
 
 
 def changed_symbols(program: Program, plan: Plan, row: int) -> SymbolColumns:
-    """Return the symbols of one object of a transaction that moved: flipped functions, new variables."""
+    """Return an object's symbols that moved: flipped functions, new variables."""
     graph, file = plan.graph, plan.graph.objects[row]
     live = program.objects[file.key]
     first, last = int(graph.first_symbol[row]), int(graph.first_symbol[row + 1])

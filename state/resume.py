@@ -1,7 +1,8 @@
 """What a later daemon needs to go on with a process that this one worked on.
 
-Three tables beside the ledger's: the addresses of each live object as one blob, whose every slot is, and which bytes of the
-executable were replaced. They are written in the same commit as the journal row they belong to.
+Three tables beside the ledger's: the addresses of each live object as one blob, whose every
+slot is, and which bytes of the executable were replaced. They are written in the same commit as
+the journal row they belong to.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Resume:
         """Record what objects are now."""
         with self._db.transaction("record live objects") as conn:
             conn.executemany(
-                "INSERT OR REPLACE INTO live_objects(target, path, member, generation, digest, addrs)"
-                " VALUES (?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO live_objects"
+                "(target, path, member, generation, digest, addrs) VALUES (?,?,?,?,?,?)",
                 [(target, r.path, r.member, r.generation, r.digest, r.addrs) for r in rows],
             )
 
@@ -83,7 +84,8 @@ class Resume:
         """Record replaced bytes."""
         with self._db.transaction("record redirects") as conn:
             conn.executemany(
-                "INSERT OR REPLACE INTO redirects(target, slot, addr, old, new) VALUES (?,?,?,?,?)",
+                "INSERT OR REPLACE INTO redirects(target, slot, addr, old, new)"
+                " VALUES (?,?,?,?,?)",
                 [(target, r.slot, r.addr, r.old, r.new) for r in rows],
             )
 
@@ -107,7 +109,8 @@ class Resume:
         """Return whose each slot is, by number."""
         return self._db.rows(
             SlotKeyRow,
-            "SELECT slot, path, member, name, original FROM slot_keys WHERE target=? ORDER BY slot",
+            "SELECT slot, path, member, name, original FROM slot_keys WHERE target=?"
+            " ORDER BY slot",
             (target,),
         )
 

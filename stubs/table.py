@@ -1,8 +1,9 @@
 """The slot table's other half: which function each slot belongs to.
 
-The slots themselves live in the target (`agent/agent.h`): one pointer a function, through which the function's stub jumps.
-This side keeps who owns a slot. A function keeps its slot for the life of the process, whatever happens to its code, so a
-stub's address can be handed out as the function's address once and for all.
+The slots themselves live in the target (`agent/agent.h`): one pointer a function, through which
+the function's stub jumps. This side keeps who owns a slot. A function keeps its slot for the
+life of the process, whatever happens to its code, so a stub's address can be handed out as the
+function's address once and for all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-RESERVED: Final = 16  # the first slots are the agent's own; slot 0 points at the unwind directory
+RESERVED: Final = (
+    16  # the first slots are the agent's own; slot 0 points at the unwind directory
+)
 UNWIND_SLOT: Final = 0
 NO_SLOT: Final = -1
 
@@ -30,8 +33,8 @@ class SlotTableFullError(Exception):
 
     def __init__(self, wanted: int, capacity: int) -> None:
         super().__init__(
-            f"{wanted} stubs are needed and the arena has room for {capacity}. Nothing was changed. "
-            "Enlarge it with `slots = N` under [arena] in reloader.toml and restart the program."
+            f"{wanted} functions need a stub and there is room for {capacity}. Nothing was "
+            "changed. Watch fewer objects, or restart the program to begin with an empty table."
         )
 
 
@@ -41,7 +44,9 @@ class SlotTable:
 
     capacity: int
     keys: list[SlotKey | None] = field(default_factory=lambda: [None] * RESERVED)
-    original: list[int] = field(default_factory=lambda: [0] * RESERVED)  # first target: address or 0
+    original: list[int] = field(
+        default_factory=lambda: [0] * RESERVED
+    )  # first target: address or 0
     rows: dict[SlotKey, int] = field(default_factory=dict[SlotKey, int])
 
     def find(self, keys: Sequence[SlotKey]) -> NDArray[np.int32]:
@@ -53,7 +58,7 @@ class SlotTable:
 
         Args:
             keys: Functions; a key may occur twice.
-            original: (k,) the address each function has in the executable or a library, 0 for none.
+            original: (k,) the address each has in the executable or a library, 0 for none.
 
         Raises:
             SlotTableFullError: There are too few slots; the table is unchanged.

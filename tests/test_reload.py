@@ -138,7 +138,9 @@ def test_a_callback_registered_by_one_generation_sees_the_next(program: Program)
     assert program.ask(1) == 1001
     with attached(program) as session:
         for step in (2, 3, 4):
-            edited = text.replace("n + 1000", f"n + {step}000").replace("* (reg", f"* {step} * (reg")
+            edited = text.replace("n + 1000", f"n + {step}000").replace(
+                "* (reg", f"* {step} * (reg"
+            )
             outcome = reload(session, *program.compile(callback=edited))
             assert (outcome.state, outcome.error) == ("live", "")
             assert program.ask(1) == (1 + step * 1000) * step

@@ -14,8 +14,8 @@ class UnknownObjectError(RefusedError):
         self.names = tuple(names)
         what = ", ".join(names)
         super().__init__(
-            f"{what}: no part of the running program, and nothing that is reloaded refers to it. "
-            f"{UNTOUCHED} `reloader load {names[0]}` loads it all the same."
+            f"{what}: no part of the running program, and nothing that is reloaded refers to "
+            f"it. {UNTOUCHED} `reloader load {names[0]}` loads it all the same."
         )
 
 
@@ -27,7 +27,9 @@ class NoSuchGenerationError(RefusedError):
     def __init__(self, wanted: int | None, kept: Sequence[int]) -> None:
         self.wanted = wanted
         have = ", ".join(str(number) for number in kept) or "none"
-        what = "nothing was reloaded yet" if wanted is None else f"generation {wanted} is not kept"
+        what = (
+            "nothing was reloaded yet" if wanted is None else f"generation {wanted} is not kept"
+        )
         super().__init__(f"{what}; generations that can be returned to: {have}. {UNTOUCHED}")
 
 
@@ -66,7 +68,7 @@ class UnknownTargetError(RefusedError):
         if wanted is None and known:
             text = f"several programs are under the daemon ({have}): say which with --target"
         elif wanted is None:
-            text = "no program is under the daemon: start one with `reloader run` or `reloader attach`"
+            text = "no program is under the daemon: use `reloader run` or `reloader attach`"
         else:
             text = f"no program {wanted!r} is under the daemon; there is: {have}"
         super().__init__(text)
@@ -79,7 +81,9 @@ class UnknownNameError(RefusedError):
 
     def __init__(self, what: str, nearest: Sequence[str]) -> None:
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
-        super().__init__(f"{what}: no object, executable or library of this program owns it.{hint}")
+        super().__init__(
+            f"{what}: no object, executable or library of this program owns it.{hint}"
+        )
 
 
 class StateLostError(RefusedError):
@@ -90,7 +94,7 @@ class StateLostError(RefusedError):
     def __init__(self, pid: int, folder: str) -> None:
         self.pid = pid
         super().__init__(
-            f"process {pid} runs code that an earlier daemon loaded, and {folder} does not know it. "
-            f"{UNTOUCHED} Start the daemon in the project folder that was used before, or restart "
-            "the program."
+            f"process {pid} runs code that an earlier daemon loaded, and {folder} does not know "
+            f"it. {UNTOUCHED} Start the daemon in the project folder that was used before, or "
+            "restart the program."
         )

@@ -1,13 +1,12 @@
 """From a linked graph to code that runs: slots taken, bytes written, slots flipped.
 
-Nothing here can be seen by the target before `flip`: memory is fresh, and a new slot is known to nobody yet.
+Nothing here can be seen by the target before `flip`: memory is fresh, and a new slot is known
+to nobody yet.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
-from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, Region, SlotId
+from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, SlotId
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
 from reloader.link.layout import body_addr, fresh_blocks, image
@@ -21,7 +20,7 @@ STB_LOCAL = 0
 
 
 def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
-    """Return the identity of functions: local ones belong to their object, others to their name."""
+    """Return who functions are: local ones belong to their object, others to their name."""
     keys: list[SlotKey] = []
     symbols = graph.symbols
     for row in rows:
@@ -35,8 +34,8 @@ def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
 def assign_slots(graph: LinkGraph, program: Program) -> None:
     """Give a slot and a stub to every symbol that wants one, and say where branches to it go.
 
-    A function that exists outside of the arena keeps that address as its canonical one, and its new slot points there at
-    once; a function without gets its stub's address.
+    A function that exists outside of the arena keeps that address as its canonical one, and its
+    new slot points there at once; a function without gets its stub's address.
     """
     symbols, arena, table = graph.symbols, program.target.arena, program.table
     rows = np.flatnonzero(symbols.slot == WANTS_SLOT).astype(np.int32)
@@ -47,9 +46,9 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
     for slot in range(before, len(table)):
         arena.slots[slot] = np.uint64(table.original[slot])
     has = np.flatnonzero(symbols.slot >= RESERVED)
-    stubs = np.uint64(arena.stub_addr(SlotId(0))) + symbols.slot[has].astype(np.uint64) * np.uint64(
-        program.arch.stub_size
-    )
+    stubs = np.uint64(arena.stub_addr(SlotId(0))) + symbols.slot[has].astype(
+        np.uint64
+    ) * np.uint64(program.arch.stub_size)
     symbols.entry[has] = stubs
     nameless = symbols.addr[has] == np.uint64(NO_ADDR)
     symbols.addr[has[nameless]] = stubs[nameless]
@@ -73,11 +72,11 @@ def in_placed_block(graph: LinkGraph) -> Bool:
 
 
 def plan_flips(graph: LinkGraph, program: Program) -> Flips:
-    """Return the slots to change: changed functions, and unchanged ones whose live body is in our own older code.
+    """Return the slots to change: changed functions, and others whose body is older code of ours.
 
-    An unchanged function whose live body is the executable's stays there: it calls the new code through entry jumps, and
-    one place less is patched. One that lives in an older block of ours moves along, since the branches inside that block
-    would call its old neighbours for ever.
+    An unchanged function whose live body is the executable's stays there: it calls the new code
+    through entry jumps, and one place less is patched. One that lives in an older block of ours
+    moves along, since the branches inside that block would call its old neighbours for ever.
     """
     symbols, slots = graph.symbols, program.target.arena.slots
     rows = np.flatnonzero(
@@ -91,6 +90,6 @@ def plan_flips(graph: LinkGraph, program: Program) -> Flips:
 
 
 def flip(arena: Arena, slots: I32, values: U64) -> None:
-    """Store each slot, one aligned store a function; a thread sees the old or the new address."""
+    """Store each slot, one aligned store each; a thread sees the old or the new address."""
     for slot, value in zip(slots, values, strict=True):
         arena.slots[slot] = value

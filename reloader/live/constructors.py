@@ -1,7 +1,8 @@
-"""Constructors: what an object that is new to the process wants to have run before its code is reached.
+"""Constructors: what an object new to the process runs before its code is reached.
 
-They run on the agent's thread, in the order a linker would give them: by the priority in the section's name, lowest first,
-then in the order of the objects. An object that has a live version runs none: its variables are initialised already.
+They run on the agent's thread, in the order a linker would give them: by the priority in the
+section's name, lowest first, then in the order of the objects. An object that has a live
+version runs none: its variables are initialised already.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ _LAST = 65536  # a section without a priority comes after all that have one
 
 
 def run(program: Program, graph: LinkGraph) -> None:
-    """Call the constructors of every object of a written graph that the process does not know."""
+    """Call the constructors of every object that the process does not know."""
     for _, function in sorted(pending(program, graph), key=lambda item: item[0]):
         program.target.call(Addr(function))
 

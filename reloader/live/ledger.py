@@ -1,8 +1,9 @@
 """The ledger: every piece of arena that we hold, whose it is, and what else it needs.
 
-An allocation is needed while a live object, a slot or the unwind directory refers to an address in it, or while another
-needed allocation does: code kept from generation 3 still reads the constants that came with generation 3. What is needed is
-therefore found by marking, as a garbage collector does, over a graph of allocations that has one row a reload, object and
+An allocation is needed while a live object, a slot or the unwind directory refers to an address
+in it, or while another needed allocation does: code kept from generation 3 still reads the
+constants that came with generation 3. What is needed is therefore found by marking, as a
+garbage collector does, over a graph of allocations that has one row a reload, object and
 region, not one a block.
 """
 
@@ -21,10 +22,16 @@ class Held:
 
     allocation: Allocation
     generation: Generation
-    object: tuple[str, str]  # (path, member) it was made for; ("", "") for the whole transaction
+    object: tuple[
+        str, str
+    ]  # (path, member) it was made for; ("", "") for the whole transaction
     unwind_addr: int = 0  # the .eh_frame_hdr that describes this code, 0: none
-    references: set[int] = field(default_factory=set[int])  # start addresses of allocations it needs
-    superseded: bool = False  # nothing of ours refers to it; waits for the proof that nobody does
+    references: set[int] = field(
+        default_factory=set[int]
+    )  # start addresses of allocations it needs
+    superseded: bool = (
+        False  # nothing of ours refers to it; waits for the proof that nobody does
+    )
 
 
 @dataclass(slots=True)
@@ -44,7 +51,7 @@ class Ledger:
             self.rows.pop(int(allocation.addr), None)
 
     def find(self, addrs: U64) -> tuple[list[int], I32]:
-        """Return (the sorted start addresses, (a,) the row among them that holds each address or NO_ROW)."""
+        """Return the sorted start addresses, and (a,) the one that holds each address or NO_ROW."""
         starts = sorted(self.rows)
         if not starts:
             return starts, np.full(len(addrs), NO_ROW, np.int32)
@@ -72,7 +79,9 @@ class Ledger:
             needed |= frontier
             frontier = set[int]().union(*(self.rows[start].references for start in frontier))
             frontier = {start for start in frontier if start in self.rows} - needed
-        fresh = [row for at, row in self.rows.items() if at not in needed and not row.superseded]
+        fresh = [
+            row for at, row in self.rows.items() if at not in needed and not row.superseded
+        ]
         for row in fresh:
             row.superseded = True
         return fresh
@@ -80,14 +89,20 @@ class Ledger:
     def unwind_entries(self) -> list[tuple[int, int, int]]:
         """Return (start, end, .eh_frame_hdr address) of all code with unwind tables, sorted."""
         return sorted(
-            (int(row.allocation.addr), int(row.allocation.addr) + row.allocation.size, row.unwind_addr)
+            (
+                int(row.allocation.addr),
+                int(row.allocation.addr) + row.allocation.size,
+                row.unwind_addr,
+            )
             for row in self.rows.values()
             if row.unwind_addr
         )
 
     def bytes_by_region(self, rows: Sequence[Held] | None = None) -> dict[str, int]:
         """Return how many bytes are held in each region."""
-        total = dict.fromkeys((region.name.lower() for region in Region if region < Region.TLS), 0)
+        total = dict.fromkeys(
+            (region.name.lower() for region in Region if region < Region.TLS), 0
+        )
         for row in self.rows.values() if rows is None else rows:
             total[row.allocation.region.name.lower()] += row.allocation.size
         return total

@@ -1,6 +1,7 @@
-"""The first step of the road: objects -> a plan, placed in the arena, every byte final and none of it in reach.
+"""The first step of the road: objects -> a plan, placed, every byte final, none in reach.
 
-What is taken here (memory, slots) is registered with the caller's undo, so a refusal by any pass gives it back.
+What is taken here (memory, slots) is registered with the caller's undo, so a refusal by any
+pass gives it back.
 """
 
 from collections.abc import Sequence

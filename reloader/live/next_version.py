@@ -14,7 +14,9 @@ from reloader.live.objects import LiveObject
 from reloader.live.program import Program
 
 
-def next_versions(graph: LinkGraph, program: Program, generation: Generation) -> list[LiveObject]:
+def next_versions(
+    graph: LinkGraph, program: Program, generation: Generation
+) -> list[LiveObject]:
     """Return the LiveObject of every object of a placed graph."""
     versions: list[LiveObject] = []
     for row, file in enumerate(graph.objects):
@@ -34,7 +36,7 @@ def next_versions(graph: LinkGraph, program: Program, generation: Generation) ->
 
 
 def section_addrs(graph: LinkGraph, row: int) -> U64:
-    """Return (s,) where the single copy of each section lives; writable ones are in the data map."""
+    """Return (s,) where each section's single copy is; the data map has writable ones."""
     blocks = graph.blocks
     block = graph.block_of_section[row]
     addr = blocks.addr[np.maximum(block, 0)]
@@ -50,7 +52,11 @@ def defined_addrs(graph: LinkGraph, own: slice) -> U64:
 
 
 def hold(
-    graph: LinkGraph, placed: Sequence[Placed], ledger: Ledger, generation: Generation, unwind: int
+    graph: LinkGraph,
+    placed: Sequence[Placed],
+    ledger: Ledger,
+    generation: Generation,
+    unwind: int,
 ) -> list[Held]:
     """Return the ledger rows of a transaction's allocations, with what each refers to.
 
@@ -81,18 +87,24 @@ def hold(
     return rows
 
 
-def unwind_tables(graph: LinkGraph, ledger: Ledger, owner: tuple[str, str], header: int) -> set[int]:
+def unwind_tables(
+    graph: LinkGraph, ledger: Ledger, owner: tuple[str, str], header: int
+) -> set[int]:
     """Return the memory of the unwind tables of one object's code: an unwinder reads them."""
     blocks = graph.blocks
-    mine = np.array([0 <= row and graph.objects[row].key == owner for row in blocks.object.tolist()])
+    mine = np.array(
+        [row >= 0 and graph.objects[row].key == owner for row in blocks.object.tolist()]
+    )
     tables = blocks.addr[named_blocks(graph, UNWIND_NAME) & mine & blocks.live]
     return ledger.holding(np.append(tables, np.uint64(header)))
 
 
 def referenced_pairs(graph: LinkGraph, ledger: Ledger) -> list[tuple[int, int]]:
-    """Return the distinct (allocation of an edge's field, allocation of its target) start addresses."""
+    """Return the distinct (memory of an edge's field, memory of its target) addresses."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
-    used = edges.live & blocks.live[edges.block] & (blocks.addr[edges.block] != np.uint64(NO_ADDR))
+    used = (
+        edges.live & blocks.live[edges.block] & (blocks.addr[edges.block] != np.uint64(NO_ADDR))
+    )
     # A table describes code and does not keep it; the code keeps the table.
     used &= ~named_blocks(graph, UNWIND_NAME)[edges.block]
     source = blocks.addr[edges.block[used]]

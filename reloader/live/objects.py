@@ -16,8 +16,7 @@ from reloader.ids import I32, U64, Generation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataMap:
-    """(m,) columns, sorted by section, then offset: where the bytes of an object's *writable*
-    sections live.
+    """(m,) columns, sorted by section, then offset: where writable bytes of an object live.
 
     A baseline has one row a section. After a layout change there is one row for each run of
     variables that stayed together.

@@ -1,6 +1,7 @@
 """LiveObject as bytes, so that a later daemon can go on where this one was killed.
 
-The object file itself is kept apart, by digest; here are only the addresses, as arrays in one uncompressed npz.
+The object file itself is kept apart, by digest; here are only the addresses, as arrays in one
+uncompressed npz.
 """
 
 import io

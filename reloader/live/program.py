@@ -1,7 +1,8 @@
 """Program: all that the daemon knows of one live process, in one place.
 
-It is what a reload reads and, once it is live, what it changes. Everything here can be rebuilt: from the executable and the
-objects it was linked from (`baseline.py`), or, for a process that an earlier daemon has worked on, from the state.
+It is what a reload reads and, once it is live, what it changes. Everything here can be rebuilt:
+from the executable and the objects it was linked from (`baseline.py`), or, for a process that
+an earlier daemon has worked on, from the state.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from reloader.live.symbols import SymbolIndex
 from reloader.live.target import Allocation, Target
 from stubs.table import RESERVED, SlotTable
 
+BASELINE = Generation(0)
 Key = tuple[str, str]  # (path, member): what an object keeps over its versions
 Write = tuple[int, bytes, bytes]  # address in the executable's code, bytes before, bytes now
 
@@ -36,17 +38,18 @@ class Program:
     ledger: Ledger = field(default_factory=Ledger)
     # by slot: the jumps that lead the original function's callers to its stub
     redirects: dict[int, list[Write]] = field(default_factory=dict[int, list[Write]])
-    # slots of functions that no live object defines any more: callable, but no reason to keep code
+    # slots of functions that no live object defines any more: callable, but no reason to keep
+    # code
     dead_slots: set[int] = field(default_factory=set[int])
     directory: Allocation | None = None  # the unwind directory that is published
-    generation: Generation = Generation(0)  # the newest that is live
+    generation: Generation = BASELINE  # the newest that is live
 
     def live_versions(self, keys: list[Key]) -> list[LiveObject | None]:
         """Return what is live of each object, None for one that is new to the process."""
         return [self.objects.get(key) for key in keys]
 
     def roots(self) -> U64:
-        """Return every address by which something of ours is in use: objects, slots, directory."""
+        """Return every address by which memory of ours is in use: objects, slots, directory."""
         slots = self.target.arena.slots[: len(self.table)].copy()
         slots[[*range(RESERVED), *self.dead_slots]] = 0
         parts = [slots]

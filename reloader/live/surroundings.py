@@ -1,7 +1,8 @@
-"""What the redirector has to know around the functions it changes: neighbours, callers, who holds an address.
+"""What the redirector has to know around functions: neighbours, callers, who holds addresses.
 
-Entry jumps need only the code near by. Calls are collected for the few functions whose entry cannot take a jump: those with
-a relocation come from the baseline, those that the assembler resolved itself from decoding the object's own code.
+Entry jumps need only the code near by. Calls are collected for the few functions whose entry
+cannot take a jump: those with a relocation come from the baseline, those that the assembler
+resolved itself from decoding the object's own code.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,9 @@ def surroundings(program: Program, wanted: U64, stubs: U64) -> OriginalFunctions
         addr=starts,
         size=sizes.astype(np.uint64),
         name=[function_name(program, known, row) for row in rows.tolist()],
-        stub_addr=np.array([stub_of.get(start, NO_ADDR) for start in starts.tolist()], np.uint64),
+        stub_addr=np.array(
+            [stub_of.get(start, NO_ADDR) for start in starts.tolist()], np.uint64
+        ),
         next_addr=following(program, starts, ends),
         address_taken=np.ones(len(rows), np.bool_),
     )
@@ -77,14 +80,18 @@ def function_name(program: Program, known: Functions, row: int) -> bytes:
 def with_callers(
     program: Program, functions: OriginalFunctions, names: Sequence[str]
 ) -> tuple[OriginalFunctions, Places]:
-    """Return the functions with the calls of some of them, and whether their address may be held.
+    """Return the functions with the calls of some, and whether their address may be held.
 
     Args:
         program: The process.
         functions: What `surroundings` returned.
         names: Those whose entry cannot be changed.
     """
-    rows = [row for row, name in enumerate(functions.name) if name.decode("utf-8", "replace") in names]
+    rows = [
+        row
+        for row, name in enumerate(functions.name)
+        if name.decode("utf-8", "replace") in names
+    ]
     taken = np.ones(len(functions.name), np.bool_)
     fields: list[int] = []
     owners: list[int] = []
@@ -104,11 +111,13 @@ def with_callers(
 
 
 def callers(program: Program, addr: int, name: bytes) -> tuple[list[int], bool]:
-    """Return the 4-byte fields of all direct calls of a function, and whether anything else refers to it."""
+    """Return the fields of all direct calls of a function, and whether others refer to it."""
     sites = program.baseline.call_sites(np.array([addr], np.uint64)).addr.tolist()
     held = name in program.image.dynsym.name
     for row, placement in enumerate(program.baseline.placements):
-        if (placement.symbol_addr == np.uint64(addr)).any() or name in placement.file.symbol_names:
+        if (
+            placement.symbol_addr == np.uint64(addr)
+        ).any() or name in placement.file.symbol_names:
             live = program.baseline.live_object(row)
             graph = read_graph([live.file], [live], program.arch)
             held |= takes_address(program, graph, addr, name)
@@ -120,26 +129,34 @@ def takes_address(program: Program, graph: LinkGraph, addr: int, name: bytes) ->
     """Return whether an object refers to a function other than by a branch."""
     symbols, edges = graph.symbols, graph.edges
     meant = (symbols.addr == np.uint64(addr)) | np.array(
-        [known == name and int(block) == NO_ROW for known, block in zip(symbols.name, symbols.block, strict=True)],
+        [
+            known == name and int(block) == NO_ROW
+            for known, block in zip(symbols.name, symbols.block, strict=True)
+        ],
         np.bool_,
     )
     described = graph.blocks.section[edges.block]
     unwind = np.array(
-        [graph.objects[0].section_names[s].startswith(b".eh_frame") for s in described.tolist()],
+        [
+            graph.objects[0].section_names[s].startswith(b".eh_frame")
+            for s in described.tolist()
+        ],
         np.bool_,
     )
     return bool((meant[edges.symbol] & ~branch_edges(graph, program.arch) & ~unwind).any())
 
 
 def resolved_calls(program: Program, row: int, addr: int) -> list[int]:
-    """Return the branch fields that the assembler resolved itself, by decoding an object's code."""
+    """Return the branch fields that the assembler resolved itself, by decoding."""
     placement = program.baseline.placements[row]
     flags = placement.file.sections["sh_flags"]
     code = (flags & SHF_EXECINSTR) != 0
     decoder = capstone.Cs(*program.arch.capstone)
     decoder.skipdata = True
     found: list[int] = []
-    for section in np.flatnonzero(code & (placement.section_addr != np.uint64(NO_ADDR))).tolist():
+    for section in np.flatnonzero(
+        code & (placement.section_addr != np.uint64(NO_ADDR))
+    ).tolist():
         start = int(placement.section_addr[section])
         size = int(placement.file.sections["sh_size"][section])
         data = program.image.bytes_at(start, size).tobytes()

@@ -1,8 +1,9 @@
-"""The moment itself: slots flip, and original functions that changed for the first time get their jump.
+"""The moment itself: slots flip, and functions of the executable get their first jump.
 
-An original entry may jump to its stub only once the slot behind the stub points at new code, or the first caller would run
-in a circle; and a slot must not flip if the jumps turn out to be impossible. So with jumps to write both happen in one stop
-of all threads, after its checks have passed. Without, the stores alone do it and nobody is stopped.
+An original entry may jump to its stub only once the slot behind the stub points at new code, or
+the first caller would run in a circle; and a slot must not flip if the jumps turn out to be
+impossible. So with jumps to write both happen in one stop of all threads, after its checks have
+passed. Without, the stores alone do it and nobody is stopped.
 """
 
 import numpy as np
@@ -17,9 +18,7 @@ from reloader.live.redirect import Places, RedirectPlan, plan_redirects, survey
 from reloader.live.surroundings import surroundings, with_callers
 
 
-def plan_entries(
-    program: Program, flips: Flips
-) -> tuple[RedirectPlan | None, list[int]]:
+def plan_entries(program: Program, flips: Flips) -> tuple[RedirectPlan | None, list[int]]:
     """Plan the jumps for functions of the executable that change for the first time.
 
     Returns:

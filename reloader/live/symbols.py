@@ -1,8 +1,8 @@
 """SymbolIndex: what a name means to code that is linked into the process now.
 
-The order is that of design: live generations, then the executable's `.symtab`, then `.dynsym`, then the shared libraries in
-link-map order, for which the agent asks `dlsym` in the process itself: only that knows about symbol versions, IFUNCs and
-copy relocations.
+The order is that of design: live generations, then the executable's `.symtab`, then `.dynsym`,
+then the shared libraries in link-map order, for which the agent asks `dlsym` in the process
+itself: only that knows about symbol versions, IFUNCs and copy relocations.
 """
 
 import difflib
@@ -43,7 +43,9 @@ class SymbolIndex:
             defined = (table.section != 0) & (table.binding != STB_LOCAL)
             wanted = defined & (table.type != STT_GNU_IFUNC) & (table.type != STT_TLS)
             for row in np.flatnonzero(wanted):
-                known = Known(int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row]))
+                known = Known(
+                    int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row])
+                )
                 self.rows.setdefault(table.name[row], known)
 
     def add_live(self, live: LiveObject) -> None:

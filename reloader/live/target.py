@@ -141,5 +141,5 @@ class Target(Protocol):
         ...
 
     def discard(self, allocations: Sequence[Allocation]) -> None:
-        """Drop the target's private copies of arena pages before they are reused (MADV_DONTNEED)."""
+        """Drop the target's private copies of arena pages before they are reused."""
         ...

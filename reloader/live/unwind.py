@@ -1,11 +1,13 @@
 """The unwind directory: which `.eh_frame_hdr` describes which part of the arena.
 
-Registering frames with the unwinder does not scale and is not safe (libgcc keeps a list, and two registrations that
-interleave make a later throw end the program), so nothing is registered. The agent answers the unwinder's question
-`_dl_find_object(pc)` for our code from this one table, which is replaced as a whole: a new copy is written to fresh memory,
-then one pointer, slot 0, is stored. The old copy is retired like code, since an unwinder may be reading it.
+Registering frames with the unwinder does not scale and is not safe (libgcc keeps a list, and
+two registrations that interleave make a later throw end the program), so nothing is registered.
+The agent answers the unwinder's question `_dl_find_object(pc)` for our code from this one
+table, which is replaced as a whole: a new copy is written to fresh memory, then one pointer,
+slot 0, is stored. The old copy is retired like code, since an unwinder may be reading it.
 
-Layout, as `agent/agent.h` reads it: uint64 count, then count times {start, end, eh_frame_hdr} sorted by start.
+Layout, as `agent/agent.h` reads it: uint64 count, then count times {start, end, eh_frame_hdr}
+sorted by start.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,9 @@ def publish(program: Program, held: Sequence[Held], undo: ExitStack) -> Allocati
     """
     arena = program.target.arena
     everything = Ledger({row.allocation.addr: row for row in held})
-    everything.add(program.ledger.rows.values())  # superseded code too: a frame may still run it
+    everything.add(
+        program.ledger.rows.values()
+    )  # superseded code too: a frame may still run it
     entries = everything.unwind_entries()
     words = np.array([len(entries), *(word for entry in entries for word in entry)], np.uint64)
     allocation = arena.allocate(Region.RODATA, words.nbytes)
@@ -42,6 +46,6 @@ def publish(program: Program, held: Sequence[Held], undo: ExitStack) -> Allocati
 
 
 def _take_back(program: Program, allocation: Allocation, before: int) -> None:
-    """Publish the directory before again; an unwinder may still read the other: it waits for its proof."""
+    """Publish the one before again; the other waits for its proof, it may be being read."""
     program.target.arena.slots[UNWIND_SLOT] = np.uint64(before)
     program.ledger.add([Held(allocation, program.generation, ("", ""), superseded=True)])

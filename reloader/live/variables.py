@@ -9,7 +9,7 @@ STT_OBJECT, STT_COMMON = 1, 5
 
 
 def name_of_address(program: Program, addr: int) -> str:
-    """Return `variable` or `variable+8` of a live object or of the executable, "" if it is none."""
+    """Return `variable` or `variable+8` of an object or the executable, "" for neither."""
     for live in program.objects.values():
         kinds = live.file.types()
         rows = np.flatnonzero(

@@ -1,6 +1,7 @@
-"""A small real program, compiled from texts, running, with the road's own session attached to it.
+"""A small real program, compiled from texts, running, with a session attached to it.
 
-The program answers a line on stdin with a line on stdout, so that a test sees behaviour without waiting for anything.
+The program answers a line on stdin with a line on stdout, so that a test sees behaviour without
+waiting for anything.
 """
 
 import subprocess
@@ -28,10 +29,14 @@ int main(void)
 
 
 class Program:
-    """Sources in a folder, objects beside them, an executable, and at most one process of it."""
+    """Sources, objects and an executable in a folder, and at most one process of it."""
 
     def __init__(
-        self, folder: Path, flags: Sequence[str] = ("-O2",), link_flags: Sequence[str] = (), cc: str = "gcc"
+        self,
+        folder: Path,
+        flags: Sequence[str] = ("-O2",),
+        link_flags: Sequence[str] = (),
+        cc: str = "gcc",
     ) -> None:
         self.folder = folder
         self.flags = list(flags)
