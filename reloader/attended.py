@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reloader.answers import BuildAnswer, EventKind, ReloadAnswer, TargetAnswer
 from reloader.build import BuildResult, BuildRunner
@@ -15,10 +16,12 @@ from reloader.globs import parse_pattern
 from reloader.outcome import Outcome
 from reloader.protocol import Event
 from reloader.replies import build_answer, reload_answer
-from reloader.session import Session
 from reloader.settle import Files, FinishedFile
 from reloader.trust import Trust
 from reloader.watch import Mode, Watcher
+
+if TYPE_CHECKING:
+    from reloader.session import Session
 
 
 class Attended:

@@ -135,7 +135,7 @@ def settle(program: Program, store: Store, target: int, row: GenerationRow) -> s
         slots[slot] = np.uint64(new)
     finish_redirects(program, planned_redirects(row.plan))
     finish_record(program, store, target, row)
-    return f"generation {row.generation}: the daemon ended while it became live; it is finished now"
+    return f"generation {row.generation}: finished, the daemon ended while it became live"
 
 
 def planned_redirects(plan: dict[str, Any]) -> list[RedirectRow]:

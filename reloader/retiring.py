@@ -60,7 +60,7 @@ class Retiring:
         )
 
     def named(self) -> U64:
-        """Return every address that tables of ours name: roots, and what live memory refers to."""
+        """Return every address that tables of ours name: roots, and what they lead to."""
         references = [
             start
             for row in self.program.ledger.rows.values()

@@ -206,3 +206,23 @@ def test_new_libc_functions_can_be_called(program: Program) -> None:
         outcome = reload(session, *program.compile(counter=edited))
         assert outcome.error == ""
         assert program.ask(1234) == 505
+
+
+def test_a_constant_that_another_object_uses_reaches_that_object(program: Program) -> None:
+    table = "const int table[3] = {1, 2, 3}; const int other = 5;"
+    user = """
+    extern const int table[3], other;
+    const int *const where[2] = {table, &other};
+    int answer(int n) { return table[n % 3] * 100 + *where[n & 1]; }
+    """
+    program.compile(main=MAIN, table=table, user=user)
+    program.link()
+    program.start()
+    assert (program.ask(0), program.ask(1)) == (101, 205)
+    with attached(program) as session:
+        outcome = reload(session, *program.compile(table=table.replace("1, 2, 3", "7, 2, 4")))
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert outcome.functions == ["answer"]
+        assert (program.ask(0), program.ask(1)) == (707, 205)
+        outcome = reload(session, *program.compile(table=table.replace("1, 2, 3", "8, 2, 4")))
+        assert (program.ask(0), program.ask(1)) == (808, 205)

@@ -72,7 +72,7 @@ def in_placed_block(graph: LinkGraph) -> Bool:
 
 
 def plan_flips(graph: LinkGraph, program: Program) -> Flips:
-    """Return the slots to change: changed functions, and others whose body is older code of ours.
+    """Return the slots to change: changed functions, and others that run older code of ours.
 
     An unchanged function whose live body is the executable's stays there: it calls the new code
     through entry jumps, and one place less is patched. One that lives in an older block of ours

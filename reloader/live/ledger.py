@@ -51,7 +51,7 @@ class Ledger:
             self.rows.pop(int(allocation.addr), None)
 
     def find(self, addrs: U64) -> tuple[list[int], I32]:
-        """Return the sorted start addresses, and (a,) the one that holds each address or NO_ROW."""
+        """Return the sorted starts, and (a,) the row that holds each address or NO_ROW."""
         starts = sorted(self.rows)
         if not starts:
             return starts, np.full(len(addrs), NO_ROW, np.int32)

@@ -10,8 +10,10 @@ from functools import partial
 
 from reloader.elf.object import ObjectFile
 from reloader.ids import NO_ADDR, NO_ROW, Generation, Region
-from reloader.link.passes.bind_data import bind_data
+from reloader.link.graph import LinkGraph
+from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.match_old import match_old
+from reloader.link.passes.moved import mark_users, moved_names
 from reloader.link.passes.resolve import Lines
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
 from reloader.live.commit import assign_slots, plan_flips
@@ -41,12 +43,8 @@ def link_transaction(
     Raises:
         ReloaderError: One pass refused; carries all that this pass found.
     """
-    live = program.live_versions([file.key for file in objects])
-    graph = read_graph(objects, live, program.arch)
-    data = bind_data(graph, live, program.arch, reinit=reinit)
-    # Variables that exist have their live address.
-    match_old(graph, live, program.arch.kinds)
-    # What equals the live generation keeps its address; symbols.changed is the change set.
+    graph, data = compare(program, objects, reinit)
+    live = program.live_versions([file.key for file in graph.objects])
     first_slot = len(program.table)
     undo.callback(program.table.truncate, first_slot)
     arena = program.target.arena
@@ -76,6 +74,34 @@ def link_transaction(
         versions=next_versions(graph, program, Generation(0)),
         first_slot=first_slot,
     )
+
+
+def compare(
+    program: Program, objects: Sequence[ObjectFile], reinit: frozenset[str]
+) -> tuple[LinkGraph, DataReport]:
+    """Return the graph with its change set, and what became of the variables.
+
+    Live objects that use a constant which gets another place are linked again with the rest.
+    """
+    live = program.live_versions([file.key for file in objects])
+    graph = read_graph(objects, live, program.arch)
+    data = bind_data(graph, live, program.arch, reinit=reinit)
+    # Variables that exist have their live address.
+    match_old(graph, live, program.arch.kinds)
+    # What equals the live generation keeps its address; symbols.changed is the change set.
+    moved = moved_names(graph, live)
+    if not moved:
+        return graph, data
+    keys = {file.key for file in objects}
+    users = [
+        other.file
+        for key, other in program.objects.items()
+        if key not in keys and not moved.isdisjoint(other.file.symbol_names)
+    ]
+    if users:
+        return compare(program, [*objects, *users], reinit)
+    mark_users(graph, moved)
+    return graph, data
 
 
 def allocate(arena: Arena, undo: ExitStack, region: Region, size: int) -> Allocation:

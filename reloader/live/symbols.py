@@ -16,7 +16,7 @@ from reloader.ids import NO_ADDR, NO_ROW, U64, Addr
 from reloader.link.passes.resolve import Definitions
 from reloader.live.objects import LiveObject
 
-STB_LOCAL, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
+STB_LOCAL, STT_GNU_IFUNC = 0, 10
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class SymbolIndex:
         """Take in the executable's own symbols; names that are known already stay."""
         for table in (image.symtab, image.dynsym):
             defined = (table.section != 0) & (table.binding != STB_LOCAL)
-            wanted = defined & (table.type != STT_GNU_IFUNC) & (table.type != STT_TLS)
+            wanted = defined & (table.type != STT_GNU_IFUNC)
             for row in np.flatnonzero(wanted):
                 known = Known(
                     int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row])

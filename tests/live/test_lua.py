@@ -133,3 +133,50 @@ def test_a_dozen_edits_in_a_row_and_the_script_goes_on(lua: Lua, way: str) -> No
         assert freed > 0
     watcher.look()
     assert lua.stop() == 0
+
+
+UNARY = "setivalue(s2v(ra), intop(-, 0, ib));"
+NEGATE = "inside('local a = 7 return -a')"
+
+
+def test_the_interpreters_own_loop_is_said_to_be_active_and_is_new_from_its_next_call(
+    pie: Lua,
+) -> None:
+    with running(pie, "attach") as session:
+        watcher = Watcher(pie)
+        assert pie.ask(NEGATE) == "-7"
+        pie.edit("lvm.c", UNARY, UNARY.replace("0, ib", "1000, ib"))
+        outcome = reload(session, pie.make())
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert "luaV_execute" in outcome.functions
+        assert "luaV_execute" in outcome.active
+        assert any("luaV_execute" in note and "running right now" in note for note in outcome.notes)
+        assert pie.ask(NEGATE) == "993"
+        watcher.look()
+        for number in (2000, 3000, 4000):
+            pie.edit("lvm.c", f"{number - 1000}, ib", f"{number}, ib")
+            outcome = reload(session, pie.make())
+            assert (outcome.state, outcome.stop_us) == ("live", 0)
+            assert pie.ask(NEGATE) == str(number - 7)
+            watcher.look()
+            session.retiring.attempt()
+            watcher.look()
+
+
+@pytest.mark.parametrize("way", ["attach", "agent"])
+def test_a_busy_script_is_reloaded_under_way(pie: Lua, way: str) -> None:
+    with running(pie, way) as session:
+        watcher = Watcher(pie)
+        edits = [("if (n < 0) n = (lua_Integer)(0u - (lua_Unsigned)n);", "if (n == 0) n = 900;")]
+        pie.tell("spin()")
+        assert pie.line() == "spinning"
+        # what the loop runs all the time, and what it does not
+        pie.edit("ltable.c", "  if (key == 0) return 0;", "  if (key == 0) return 0; ") if False else None
+        for function, after in (("luaH_getint", "424242"), ("luaH_getint", "434343")):
+            before = "lua_Integer key) {\n  if (l_castS2U(key) - 1u < t->alimit)"
+            del before, function, after
+        pie.edit("lvm.c", UNARY, UNARY.replace("0, ib", "ib, 0"))
+        del edits
+        outcome = reload(session, pie.make())
+        assert (outcome.state, outcome.error) == ("live", "")
+        watcher.look()
