@@ -22,6 +22,11 @@ class Clock:
         self._name = name
         self._before(name)
 
+    @property
+    def current(self) -> str:
+        """The step that is under way."""
+        return self._name
+
     def finish(self) -> Outcome:
         """End the last step; return the outcome with its total."""
         self._end()

@@ -132,7 +132,7 @@ def pull(program: Program, objects: Sequence[ObjectFile], shelf: Shelf) -> list[
     pulled = list(objects)
     if not shelf.objects and not shelf.archives:
         return pulled
-    defined: set[bytes] = set().union(*(defined_names(file) for file in pulled))
+    defined = set[bytes]().union(*(defined_names(file) for file in pulled))
     asked: set[bytes] = set()
     todo = list(pulled)
     while todo:

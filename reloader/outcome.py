@@ -1,13 +1,16 @@
 """What a reload did, as the history, the client and the terminal tell it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["live", "unchanged", "refused", "failed"]
 
 
 @dataclass(slots=True)
 class Outcome:
     """One transaction's result; times in milliseconds unless the name says otherwise."""
 
-    state: str  # live, unchanged, refused, failed, rolled-back
+    state: State
     generation: int = 0  # 0: none was made
     objects: list[str] = field(default_factory=list[str])  # as shown to people
     functions: list[str] = field(default_factory=list[str])  # changed or new

@@ -7,8 +7,9 @@ the transaction is finished, else it is undone.
 """
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reloader.live.program import Program
 from reloader.opening import Opened
 from reloader.outcome import Outcome
 from reloader.symbol_rows import all_symbols, changed_symbols
+from state.errors import StateError
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import Kind, NewAllocation, ObjectVersion, Summary
 from state.store import Store
@@ -37,20 +39,51 @@ class StateJournal:
     target: int  # id in the state
     program: Program
     kind: Kind = "load"
+    number: int = 0  # of the attempt that was prepared last
+    # what is decided in the process and could not be written down (a full disk): it is written
+    # before anything else is prepared, since a later daemon goes by the last prepared row
+    owed: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def begin(self, kind: Kind) -> None:
+        """Expect an attempt."""
+        self.kind, self.number = kind, 0
+
+    def catch_up(self) -> None:
+        """Write down what is owed.
+
+        Raises:
+            StateError: It still cannot be written.
+        """
+        while self.owed:
+            self.owed[0]()
+            del self.owed[0]
 
     def prepare(self, plan: Plan) -> Generation:
         """Keep the objects' bytes and write the intent."""
+        self.catch_up()
         for file in plan.graph.objects:
-            self.store.snapshots.save(file.digest, memoryview(file.data))
+            self.store.snapshots.save(file.digest, file.data.data)
         versions = versions_of(plan.graph.objects)
         number = self.store.journal.prepare(
             self.target, versions, plan_json(self.program, plan), kind=self.kind
         )
+        self.number = number
         return Generation(number)
 
     def live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:
-        """Write down what is live now, in one commit."""
+        """Write down what is live now; it is so even where that fails, and then it is owed."""
         outcome.generation = generation
+        try:
+            self.record_live(generation, plan, outcome)
+        except StateError as error:
+            self.owed.append(partial(self.record_live, generation, plan, outcome))
+            outcome.notes.append(
+                f"it is live, but could not be written down yet: {error} No other reload is"
+                " made before that is done."
+            )
+
+    def record_live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:
+        """Write down what is live now, in one commit."""
         with self.store.transaction():
             self.store.journal.live(self.target, generation, summary_of(outcome))
             resume_rows(self.store, self.target, self.program, plan)
@@ -62,10 +95,13 @@ class StateJournal:
 
     def failed(self, generation: Generation, error: BaseException) -> None:
         """Write down why it was undone."""
-        code = error.code if isinstance(error, ReloaderError) else "internal"
-        self.store.journal.fail(
-            self.target, generation, Summary(error_code=code, error=str(error))
-        )
+        code = error.code if isinstance(error, (ReloaderError, StateError)) else "internal"
+        summary = Summary(error_code=code, error=str(error))
+        write = partial(self.store.journal.fail, self.target, generation, summary)
+        try:
+            write()
+        except StateError:
+            self.owed.append(write)
 
     def record_memory(self, held: Sequence[Held]) -> None:
         """Write down allocations."""
@@ -120,19 +156,7 @@ def live_row(live: LiveObject) -> LiveRow:
 
 def redirect_rows(plan: Plan) -> list[RedirectRow]:
     """Return the bytes that a plan replaces in the executable."""
-    writes = plan.redirects
-    if writes is None:
-        return []
-    sizes = writes.size.tolist()
-    return [
-        RedirectRow(
-            plan.redirected[int(writes.function[row])],
-            int(writes.addr[row]),
-            writes.old[row, :size].tobytes(),
-            writes.new[row, :size].tobytes(),
-        )
-        for row, size in enumerate(sizes)
-    ]
+    return [RedirectRow(slot, *write) for slot, write in plan.writes()]
 
 
 def resume_rows(store: Store, target: int, program: Program, plan: Plan) -> None:
@@ -205,7 +229,7 @@ def record_opened(store: Store, process: Process, opened: Opened, how: str) -> i
         )
         lives = list(program.objects.values())
         for live in lives:
-            store.snapshots.save(live.file.digest, memoryview(live.file.data))
+            store.snapshots.save(live.file.digest, live.file.data.data)
             owner = store.ledger.object_id(target, *live.file.key, image=picture)
             store.ledger.describe_object(owner, baseline="matched")
             store.ledger.replace_symbols(target, owner, 0, all_symbols(program, live))

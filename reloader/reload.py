@@ -10,21 +10,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
 from typing import Protocol
 
 from reloader.clock import Clock
 from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
 from reloader.ids import Generation
 from reloader.link.passes.resolve import Lines, no_lines
 from reloader.live import commit, constructors, switch, unwind
 from reloader.live.adopt import adopt
+from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.linking import link_transaction
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.outcome import Outcome
 from reloader.report import describe
 
-STEPS = ("link", "journal", "write", "initialise", "flip", "record")
+STEPS = {
+    "link": "linking",
+    "journal": "writing the journal",
+    "write": "writing new code",
+    "initialise": "initialising new code",
+    "flip": "making new code live",
+    "record": "recording what is live",
+}
 
 
 class Journal(Protocol):
@@ -72,7 +83,7 @@ def reload(
     """
     outcome = Outcome("unchanged", objects=[file.name for file in objects])
     clock = Clock(outcome, options.event_time, options.before_step)
-    with ExitStack() as undo:
+    with ExitStack() as undo, noticing_the_end(program.target, lambda: STEPS[clock.current]):
         clock.step("link")
         plan = link_transaction(program, objects, options.reinit, options.lines, undo)
         if plan.is_empty():
@@ -80,7 +91,7 @@ def reload(
 
         clock.step("journal")
         generation = journal.prepare(plan)
-        undo.push(lambda _, error, __: note_failure(journal, generation, error))
+        undo.push(partial(note_failure, journal, generation))
 
         clock.step("write")
         outcome.bytes_loaded = commit.write_blocks(program, plan)
@@ -91,17 +102,28 @@ def reload(
 
         clock.step("flip")
         stop = switch.flip_and_redirect(program, plan)
+        must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
 
     clock.step("record")
     adopt(program, plan, generation)
-    describe(outcome, program, plan, stop)
-    clock.finish()
-    journal.live(generation, plan, outcome)
+    try:
+        describe(outcome, program, plan, stop)
+    except (ReloaderError, OSError) as error:  # the program may end just now: it was live
+        outcome.notes.append(str(error))
+    finally:
+        clock.finish()
+        journal.live(generation, plan, outcome)
     return outcome
 
 
-def note_failure(journal: Journal, generation: Generation, error: BaseException | None) -> None:
+def note_failure(
+    journal: Journal,
+    generation: Generation,
+    _type: type[BaseException] | None,
+    error: BaseException | None,
+    _trace: TracebackType | None,
+) -> None:
     """Write down that a prepared transaction is undone, if that is why its undo runs."""
     if error is not None:
         journal.failed(generation, error)

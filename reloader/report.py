@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
 from reloader.link.passes.initialisers import InitialiserChange
 from reloader.live.frames import CodeRanges, active_functions
@@ -35,8 +36,8 @@ def describe(
 def changed_names(plan: Plan) -> list[str]:
     """Return the functions that are new or not what they were; others may have moved along."""
     symbols = plan.graph.symbols
-    rows = plan.flips.symbol[symbols.changed[plan.flips.symbol]]
-    return [symbols.name[row].decode("utf-8", "replace") for row in rows.tolist()]
+    flipped: list[int] = plan.flips.symbol[symbols.changed[plan.flips.symbol]].tolist()
+    return [symbols.name[row].decode("utf-8", "replace") for row in flipped]
 
 
 def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
@@ -70,7 +71,7 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
 
 def initialiser_note(program: Program, change: InitialiserChange) -> str:
     """Return what a kept variable holds and what its new initialiser says."""
-    live = program.target.read(change.addr, change.size).tobytes()
+    live = program.target.read(Addr(change.addr), change.size).tobytes()
     return (
         f"{change.name} keeps its value {shown(live)}; its initialiser changed from "
         f"{shown(change.old)} to {shown(change.new)} (--reinit {change.name} would apply it)"

@@ -67,8 +67,7 @@ def open_known(process: Process, store: Store, target: int) -> Opened:
         add_live(program, store, row)
     program.generation = Generation(store.query.latest_live(target))
     rebuild_ledger(program, store, target)
-    for generation in store.journal.unfinished(target):
-        notes.append(settle(program, store, target, generation))
+    notes += [settle(program, store, target, row) for row in store.journal.unfinished(target)]
     index_symbols(program)
     keep_directory(program)
     return Opened(program, Shelf(), {}, notes)

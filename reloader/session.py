@@ -1,14 +1,19 @@
 """Session: one live program, from attach to detach; every change to it goes through here."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from reloader.elf.object import ObjectFile
-from reloader.errors.base import RefusedError, ReloaderError
-from reloader.errors.session import NoSuchGenerationError, StillReferredToError
+from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
+from reloader.errors.live import TargetGoneError
+from reloader.errors.session import (
+    NoSuchGenerationError,
+    StillReferredToError,
+    UnreadableFileError,
+)
 from reloader.globs import parse_pattern, read_wanted
 from reloader.ids import Generation
 from reloader.inputs import (
@@ -19,6 +24,7 @@ from reloader.inputs import (
     refuse_strangers,
     wanted_names,
 )
+from reloader.live.ending import noticing_the_end
 from reloader.live.inject import attach as inject
 from reloader.live.linking import link_transaction
 from reloader.live.process import Process
@@ -34,8 +40,21 @@ from reloader.sources import source_line
 from state.errors import StateError
 from state.rows import Kind, ObjectVersion
 from state.store import Store
+from stubs.table import SlotTableFullError
 
 Contents = Sequence[tuple[str, bytes]]  # (path, content) of finished files
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        UnreadableFileError: Says why not.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableFileError(path, error.strerror or str(error)) from error
 
 
 class Session:
@@ -51,6 +70,7 @@ class Session:
         self.store = store
         self.target = target
         self.retiring = Retiring(self.program, store, target)
+        self.journal = StateJournal(store, target, self.program)
         self.owns_store = False
         self.before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
@@ -59,8 +79,13 @@ class Session:
         """Go beside a running program, with the state in `root`/.reloader."""
         store = Store.open(root / ".reloader")
         patterns = [pattern for text in watch for pattern in parse_pattern(text, root)]
-        session = cls.open(inject(pid), store, read_wanted(patterns), how="attach")
-        session.owns_store = True
+        with ExitStack() as undo:
+            undo.callback(store.close)
+            process = inject(pid)
+            undo.callback(process.close)
+            session = cls.open(process, store, read_wanted(patterns), how="attach")
+            session.owns_store = True
+            undo.pop_all()
         return session
 
     @classmethod
@@ -79,7 +104,11 @@ class Session:
     ) -> Outcome:
         """Read files now and reload what changed in them, as one transaction."""
         began = time.monotonic()
-        contents = [(path, Path(path).read_bytes()) for path in paths]
+        try:
+            contents = [(path, read_file(path)) for path in paths]
+        except UnreadableFileError as error:
+            self.journal.begin("load")
+            return self.decided(error, [], list(paths), began, "load")
         return self.reload_contents(contents, began, reinit=reinit, named=named)
 
     def reload_contents(
@@ -102,9 +131,11 @@ class Session:
             What came of it, refusals and failures included.
         """
         names = [path for path, _ in contents]
+        self.journal.begin("load")
         try:
-            objects, equal = self.chosen(contents, named=named)
-        except RefusedError as error:
+            with noticing_the_end(self.process, lambda: "reading objects"):
+                objects, equal = self.chosen(contents, named=named)
+        except (ReloaderError, StateError) as error:
             return self.decided(error, [], names, event_time, "load")
         if not objects:
             return Outcome("unchanged", objects=equal or names)
@@ -130,30 +161,31 @@ class Session:
         reinit: frozenset[str] = frozenset(),
     ) -> Outcome:
         """Make versions of objects live, and write down what came of it."""
-        journal = StateJournal(self.store, self.target, self.program, kind)
+        self.journal.begin(kind)
         options = Options(reinit, event_time, source_line, self.before_step)
         names = [file.name for file in objects]
         try:
-            outcome = reload(self.program, objects, journal, options)
-        except (ReloaderError, StateError) as error:
+            outcome = reload(self.program, objects, self.journal, options)
+        except (ReloaderError, StateError, SlotTableFullError) as error:
             return self.decided(error, objects, names, event_time, kind)
-        if outcome.state == "unchanged":
-            self.remember(outcome, objects, kind)
-        self.retiring.collect()
+        with self.noting_state_errors(outcome):
+            if outcome.state == "unchanged":
+                self.remember(outcome, objects, kind)
+            self.retiring.collect()
         return outcome
 
     def check(self, path: str) -> Outcome:
         """Say whether a file would load, and what would change; changes nothing."""
         outcome = Outcome("unchanged", objects=[path])
         try:
-            objects, equal = self.chosen([(path, Path(path).read_bytes())], named=True)
+            objects, equal = self.chosen([(path, read_file(path))], named=True)
             outcome.notes += [f"{name} is what is live" for name in equal]
-            with ExitStack() as undo:
+            with ExitStack() as undo, noticing_the_end(self.process, lambda: "checking"):
                 plan = link_transaction(self.program, objects, frozenset(), source_line, undo)
                 outcome.functions = changed_names(plan)
                 outcome.new_variables = list(plan.data.new)
                 outcome.notes += data_notes(self.program, plan.data)
-        except (ReloaderError, OSError) as error:
+        except (ReloaderError, StateError, SlotTableFullError) as error:
             outcome.error = str(error)
         return outcome
 
@@ -169,17 +201,22 @@ class Session:
         if not kept or wanted not in {0, *kept} or wanted > kept[0]:
             error = NoSuchGenerationError(generation, [*kept, 0] if kept else [])
             return self.decided(error, [], names, began, "rollback")
-        objects = [
-            load_version(self.store, version)
-            for version in self.store.query.live_set(self.target, wanted)
-            if self.is_other(version)
-        ]
+        self.journal.begin("rollback")
+        try:
+            objects = [
+                load_version(self.store, version)
+                for version in self.store.query.live_set(self.target, wanted)
+                if self.is_other(version)
+            ]
+        except StateError as error:
+            return self.decided(error, [], names, began, "rollback")
         if not objects:
             return Outcome("unchanged", objects=names)
         outcome = self.reload_objects(objects, began, "rollback")
         if outcome.state == "live":
             undone = [number for number in kept if number > wanted]
-            self.store.journal.mark_rolled_back(self.target, undone)
+            with self.noting_state_errors(outcome):
+                self.store.journal.mark_rolled_back(self.target, undone)
         return outcome
 
     def is_other(self, version: ObjectVersion) -> bool:
@@ -197,7 +234,11 @@ class Session:
         if key in original:
             if not self.is_other(original[key]):
                 return Outcome("unchanged", objects=[name])
-            file = load_version(self.store, original[key])
+            self.journal.begin("unload")
+            try:
+                file = load_version(self.store, original[key])
+            except StateError as error:
+                return self.decided(error, [], [name], began, "unload")
             return self.reload_objects([file], began, "unload")
         users = self.users_of(key)
         if users:
@@ -216,20 +257,26 @@ class Session:
 
     def forget(self, key: Key, name: str, began: float) -> Outcome:
         """Remove an object that nothing linked refers to; its memory waits for its proof."""
+        outcome = Outcome("live", objects=[name])
+        version = [ObjectVersion(*key, None)]
+        self.journal.begin("unload")
+        try:
+            self.journal.catch_up()
+            with self.store.transaction():
+                number = self.store.journal.prepare(self.target, version, {}, kind="unload")
+                self.store.journal.live(self.target, number, summary_of(outcome))
+                self.store.resume.remove_live(self.target, *key)
+        except StateError as error:
+            return self.decided(error, [], [name], began, "unload")
         live = self.program.objects.pop(key)
         self.program.index.remove_owner(key)
         self.program.dead_slots.update(live.symbol_slot[live.symbol_slot >= 0].tolist())
         self.program.ledger.supersede(self.program.roots())
-        outcome = Outcome("live", objects=[name])
-        version = [ObjectVersion(*key, None)]
-        with self.store.transaction():
-            number = self.store.journal.prepare(self.target, version, {}, kind="unload")
-            self.store.journal.live(self.target, number, summary_of(outcome))
-            self.store.resume.remove_live(self.target, *key)
         self.program.generation = Generation(number)
         outcome.generation = number
         outcome.total_ms = (time.monotonic() - began) * 1e3
-        self.retiring.collect()
+        with self.noting_state_errors(outcome):
+            self.retiring.collect()
         return outcome
 
     def known_objects(self) -> list[Key]:
@@ -239,25 +286,40 @@ class Session:
 
     def decided(
         self,
-        error: ReloaderError | StateError,
+        error: ReloaderError | StateError | SlotTableFullError,
         objects: Sequence[ObjectFile],
         names: list[str],
         event_time: float,
         kind: Kind,
     ) -> Outcome:
         """Return and record an attempt that did not become live."""
-        refused = isinstance(error, RefusedError)
+        refused = isinstance(error, RefusedError | SlotTableFullError)
         outcome = Outcome("refused" if refused else "failed", objects=names, error=str(error))
-        outcome.code = getattr(error, "code", "state")
+        outcome.code = getattr(error, "code", "slots-full")
+        outcome.generation = self.journal.number  # its row says why already, if it has one
         outcome.total_ms = (time.monotonic() - event_time) * 1e3
-        self.retiring.collect()
-        if not isinstance(error, StateError):
-            self.remember(outcome, objects, kind)
+        if isinstance(error, StateError):
+            outcome.error += f" {UNTOUCHED}"
+        with self.noting_state_errors(outcome):
+            if not isinstance(error, StateError) and not outcome.generation:
+                self.remember(outcome, objects, kind)
+            if isinstance(error, TargetGoneError):
+                self.store.targets.end(self.target, "the program ended")
+            else:
+                self.retiring.collect()
         return outcome
+
+    @contextmanager
+    def noting_state_errors(self, outcome: Outcome) -> Generator[None]:
+        """Tell that an outcome could not be written down: it is as it is all the same."""
+        try:
+            yield
+        except StateError as error:
+            outcome.notes.append(str(error))
 
     def remember(self, outcome: Outcome, objects: Sequence[ObjectFile], kind: Kind) -> None:
         """Write an attempt that was decided before it was prepared into the history."""
-        if outcome.state not in {"unchanged", "refused", "failed"}:
+        if outcome.state == "live":
             return
         versions = versions_of(objects) or [
             ObjectVersion(name, "", None) for name in outcome.objects
@@ -268,6 +330,8 @@ class Session:
 
     def close(self) -> None:
         """Let the program go on without us; a later daemon can take it up again."""
+        with suppress(StateError):  # the prepared row stays: the next daemon finishes it
+            self.journal.catch_up()
         self.process.close()
         if self.owns_store:
             self.store.close()

@@ -47,11 +47,12 @@ def columns(program: Program, live: LiveObject, rows: I64) -> SymbolColumns:
     """Return some symbols of a live object as the state keeps them."""
     file, arena = live.file, program.target.arena
     sections = file.symbol_sections[rows].tolist()
+    names: list[bytes] = [file.symbol_names[row] for row in rows]
     slots = live.symbol_slot[rows]
     base = int(arena.stub_addr(SlotId(0)))
     stubs = base + slots.astype(np.int64) * program.arch.stub_size
     return SymbolColumns(
-        name=[file.symbol_names[row].decode("utf-8", "replace") for row in rows.tolist()],
+        name=[name.decode("utf-8", "replace") for name in names],
         kind=[_KINDS.get(kind, "other") for kind in file.types()[rows].tolist()],
         section=[section_name(file, section) for section in sections],
         offset=file.symbols["st_value"][rows].tolist(),

@@ -114,7 +114,12 @@ def test_new_variables_and_constants(program: Program) -> None:
     static const char *const names[2] = {"Zero", "One"};
     static int added = 5;
     static int zeroed;
-    int answer(int n) { zeroed++; added++; return table[n % 4] * 1000 + names[n & 1][0] + added + zeroed; }
+    int answer(int n)
+    {
+        zeroed++;
+        added++;
+        return table[n % 4] * 1000 + names[n & 1][0] + added + zeroed;
+    }
     """
     with attached(program) as session:
         assert reload(session, *program.compile(tables=edited)).state == "live"
@@ -201,7 +206,8 @@ def test_new_libc_functions_can_be_called(program: Program) -> None:
             '(int)strlen("hello") * 100 + (stdout != NULL) + (int)strtol_length(n)',
         ).replace(
             "int total;",
-            'int total; static int strtol_length(int n) { char b[32]; return snprintf(b, 32, "%d", n); }',
+            "int total; static int strtol_length(int n)"
+            ' { char b[32]; return snprintf(b, 32, "%d", n); }',
         )
         outcome = reload(session, *program.compile(counter=edited))
         assert outcome.error == ""

@@ -5,12 +5,21 @@ times more than one fancy index over all of them. Assemblers write the tables on
 other, and then a plain slice is enough.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reloader.ids import I64, U8, U64
+from reloader.ids import I64, U8, U64, Bool
+
+
+def one_of(column: NDArray[Any], values: Sequence[int]) -> Bool:
+    """Return which elements are one of a few numbers; `np.isin` costs ten times more."""
+    hit = column == int(values[0])
+    for value in values[1:]:
+        hit |= column == int(value)
+    return hit
 
 
 def rows_of(first: I64, count: I64) -> I64:

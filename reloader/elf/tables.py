@@ -24,7 +24,7 @@ from reloader.elf.constants import (
     STT_SECTION,
 )
 from reloader.elf.dtypes import RELA, SYM
-from reloader.elf.gather import gather
+from reloader.elf.gather import gather, one_of
 from reloader.elf.names import read_names
 from reloader.elf.object import ABSOLUTE, COMMON, UNDEFINED
 from reloader.errors.base import Place
@@ -209,7 +209,7 @@ def refuse_foreign_tables(
     Raises:
         RelocationFormatError: SHT_REL or compact relocations of a loaded section.
     """
-    foreign = np.isin(sections["sh_type"], list(FOREIGN_TABLES))
+    foreign = one_of(sections["sh_type"], list(FOREIGN_TABLES))
     for row in np.flatnonzero(foreign).tolist():
         target = int(sections["sh_info"][row])
         if target < len(sections) and not int(sections["sh_flags"][target]) & SHF_ALLOC:

@@ -94,7 +94,19 @@ class StateLostError(RefusedError):
     def __init__(self, pid: int, folder: str) -> None:
         self.pid = pid
         super().__init__(
-            f"process {pid} runs code that an earlier daemon loaded, and {folder} does not know "
-            f"it. {UNTOUCHED} Start the daemon in the project folder that was used before, or "
+            f"process {pid} runs code that an earlier daemon loaded, and {folder} does not "
+            f"know it. {UNTOUCHED} Start the daemon in the project folder that was used before, or "
             "restart the program."
+        )
+
+
+class UnreadableFileError(RefusedError):
+    """A file that is to be loaded cannot be read."""
+
+    code = "unreadable"
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(
+            f"{path}: cannot be read: {why}. {UNTOUCHED} Build it first, or check the path."
         )

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from reloader.arch.base import Architecture
+from reloader.elf.gather import one_of
 from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, UnknownRelocationError
@@ -79,7 +80,7 @@ def _regions(file: ObjectFile) -> U8:
     flags, kinds = file.sections["sh_flags"], file.sections["sh_type"]
     writable = (flags & SHF_WRITE) != 0
     writable[named_sections(file, _READ_ONLY_NAMES)] = False
-    writable &= ~np.isin(kinds, _ARRAYS)
+    writable &= ~one_of(kinds, _ARRAYS)
     region = np.where(writable, Region.DATA, Region.RODATA)
     region = np.where((flags & SHF_EXECINSTR) != 0, Region.CODE, region)
     region = np.where((flags & SHF_TLS) != 0, Region.TLS, region)
@@ -89,7 +90,7 @@ def _regions(file: ObjectFile) -> U8:
 def _blocks_of(file: ObjectFile, row: int, lost: Bool, start: int) -> tuple[Blocks, I32, U8]:
     """Return an object's blocks, the block of each section, and its content from `start` on."""
     headers = file.sections
-    kept = ~np.isin(headers["sh_type"], _NOT_BLOCKS) & ~lost
+    kept = ~one_of(headers["sh_type"], _NOT_BLOCKS) & ~lost
     section = np.flatnonzero(kept).astype(np.int32)
     of_section = np.full(len(headers), NO_ROW, np.int32)
     of_section[section] = np.arange(len(section), dtype=np.int32)

@@ -18,7 +18,8 @@ def lost_groups(files: Sequence[ObjectFile]) -> list[Bool]:
     for file in files:
         losers = [g for g, name in file.group_signatures.items() if name in winners]
         winners.update(file.group_signatures.values())
-        lost.append(np.isin(file.group_sections, losers) & (file.group_sections != 0))
+        none = np.zeros(len(file.group_sections), np.bool_)
+        lost.append(np.isin(file.group_sections, losers) if losers else none)
     return lost
 
 

@@ -22,14 +22,10 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
         plan.held.append(Held(plan.directory, generation, ("", "")))
         program.directory = plan.directory
     program.ledger.add(plan.held)
-    writes = plan.redirects
     for slot in plan.redirected:
         if slot != NO_ROW:
             program.redirects.setdefault(slot, [])
-    for row in range(0 if writes is None else len(writes)):
-        slot = plan.redirected[int(writes.function[row])]
-        size = int(writes.size[row])
-        old, new = writes.old[row, :size].tobytes(), writes.new[row, :size].tobytes()
-        program.redirects.setdefault(slot, []).append((int(writes.addr[row]), old, new))
+    for slot, write in plan.writes():
+        program.redirects[slot].append(write)
     program.generation = generation
     return program.ledger.supersede(program.roots())

@@ -40,9 +40,8 @@ SYS_MMAP, SYS_MUNMAP, SYS_CLOSE, SYS_GETPID = 9, 11, 3, 39
 PROT_RX, PROT_RW = 5, 3
 MAP_PRIVATE_ANONYMOUS: Final = 0x22
 AREA_SIZE: Final = 512 << 10  # a page of code, then the stack
-MARKER: Final = bytes.fromhex(
-    "4889c3b8270000000f05"
-)  # mov %rax,%rbx; mov $39,%eax; syscall
+# mov %rax,%rbx; mov $SYS_getpid,%eax; syscall
+MARKER: Final = bytes.fromhex("4889c3b8270000000f05")
 RED_ZONE: Final = 128  # bytes below rsp that a function may use
 NO_CALL: Final = (1 << 64) - 1
 ALL_SIGNALS: Final = (1 << 64) - 1
@@ -157,7 +156,7 @@ class BorrowedThread:
 
     @contextlib.contextmanager
     def _guard_on_its_stack(self) -> Generator[None]:
-        """Keep the way back below the red zone of the thread's own stack, while there is no other place."""
+        """Keep the way back below the red zone of the thread's own stack, for want of a place."""
         end = int(self._saved[R_RSP]) - RED_ZONE
         start = end - frame_size(self._vectors)
         kept = self.read(start, end - start)
@@ -176,7 +175,7 @@ class BorrowedThread:
         return addr
 
     def _hurry(self) -> None:
-        """Run the thread before the program's other threads: they would wait for nothing, it is waited for."""
+        """Run the thread before the program's other threads: we wait for it alone."""
         with contextlib.suppress(OSError):
             before = (os.sched_getscheduler(self.tid), os.sched_getparam(self.tid))
             # the agent's thread, created by it, must not inherit this

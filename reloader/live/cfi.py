@@ -1,4 +1,4 @@
-"""Unwinds a stopped thread from outside, with the `.eh_frame` tables in the process's own memory.
+"""Unwinds a stopped thread from outside, by the `.eh_frame` tables in the process's memory.
 
 Only what is needed to walk x86-64 frames is kept: the CFA, the saved general registers, the
 return address. Rules that cannot be followed end the walk as incomplete; who asks must then
@@ -64,7 +64,7 @@ class Cursor:
         return value - (1 << bits) if value >> (bits - 1) & 1 else value
 
     def pointer(self, encoding: int) -> int:
-        """Return a DW_EH_PE pointer; only absolute and pc-relative ones occur in what we read."""
+        """Return a DW_EH_PE pointer; what we read has absolute and pc-relative ones."""
         base = self.addr + self.at if encoding & 0x70 == 0x10 else 0
         sizes = {0: (8, False), 2: (2, False), 3: (4, False), 4: (8, False)}
         sizes |= {10: (2, True), 11: (4, True), 12: (8, True)}
@@ -249,7 +249,7 @@ class Unwinder:
         self._tables: dict[int, Table | None] = {}
 
     def walk(self, registers: Sequence[int]) -> tuple[list[int], bool]:
-        """Return the code addresses of all frames, innermost first, and whether the end was reached."""
+        """Return the code addresses of all frames, innermost first, and whether that is all."""
         frame = [int(registers[column]) for column in COLUMNS]
         counters = [frame[RA]]
         exact = True  # the first address is that of an instruction, the others follow a call

@@ -7,10 +7,13 @@ A later daemon of the same user opens it again through /proc/HOLDER/fd. Opening 
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from reloader.errors.live import ArenaLostError
 from reloader.live.target import Mapping
 from stubs import layout
+
+MEMFD_NAME: Final = "memfd:reloader (deleted)"
 
 
 def start_holder(memfd: int, pid: int) -> int:
@@ -45,6 +48,17 @@ def _open_checked(path: Path, mapping: Mapping) -> int:
     raise FileNotFoundError(2, "it now is another process's number")
 
 
+def left_descriptors(pid: int, control: Mapping) -> dict[int, Path]:
+    """Return descriptors of the memfd that a daemon killed while it entered left in the target."""
+    found: dict[int, Path] = {}
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == control.inode and path.readlink().name == MEMFD_NAME:
+                    found[int(path.name)] = path
+    return found
+
+
 def reopen_arena(pid: int, control: Mapping, holder: int) -> int:
     """Return a descriptor of a running arena's memfd.
 
@@ -55,6 +69,9 @@ def reopen_arena(pid: int, control: Mapping, holder: int) -> int:
         return _open_checked(Path(f"/proc/{holder}/fd/{layout.HOLDER_FD}"), control)
     except OSError as error:
         why = error.strerror or str(error)
+    for path in left_descriptors(pid, control).values():
+        with contextlib.suppress(OSError):
+            return _open_checked(path, control)
     try:
         name = f"{control.start:x}-{control.end:x}"
         return _open_checked(Path(f"/proc/{pid}/map_files/{name}"), control)

@@ -39,25 +39,35 @@ class Ledger:
     """All held allocations, by start address."""
 
     rows: dict[int, Held] = field(default_factory=dict[int, Held])
+    # sorted starts, and starts and ends as columns; made anew after a change
+    _index: tuple[list[int], U64, U64] | None = None
 
     def add(self, held: Iterable[Held]) -> None:
         """Take note of new allocations."""
+        self._index = None
         for row in held:
             self.rows[int(row.allocation.addr)] = row
 
     def remove(self, allocations: Iterable[Allocation]) -> None:
         """Forget allocations: they were given back to the arena."""
+        self._index = None
         for allocation in allocations:
             self.rows.pop(int(allocation.addr), None)
 
+    def index(self) -> tuple[list[int], U64, U64]:
+        """Return the sorted starts, and (a,) start and end of each allocation."""
+        if self._index is None:
+            starts = sorted(self.rows)
+            begin = np.array(starts, np.uint64)
+            sizes = [self.rows[start].allocation.size for start in starts]
+            self._index = starts, begin, begin + np.array(sizes, np.uint64)
+        return self._index
+
     def find(self, addrs: U64) -> tuple[list[int], I32]:
         """Return the sorted starts, and (a,) the row that holds each address or NO_ROW."""
-        starts = sorted(self.rows)
+        starts, begin, end = self.index()
         if not starts:
             return starts, np.full(len(addrs), NO_ROW, np.int32)
-        begin = np.array(starts, np.uint64)
-        sizes = [self.rows[start].allocation.size for start in starts]
-        end = begin + np.array(sizes, np.uint64)
         row = np.searchsorted(begin, addrs, side="right").astype(np.int32) - 1
         inside = (row >= 0) & (addrs < end[np.maximum(row, 0)])
         return starts, np.where(inside, row, NO_ROW).astype(np.int32)

@@ -92,9 +92,8 @@ def unwind_tables(
 ) -> set[int]:
     """Return the memory of the unwind tables of one object's code: an unwinder reads them."""
     blocks = graph.blocks
-    mine = np.array(
-        [row >= 0 and graph.objects[row].key == owner for row in blocks.object.tolist()]
-    )
+    keys = [file.key for file in graph.objects]
+    mine = blocks.object == (keys.index(owner) if owner in keys else NO_ROW)
     tables = blocks.addr[named_blocks(graph, UNWIND_NAME) & mine & blocks.live]
     return ledger.holding(np.append(tables, np.uint64(header)))
 

@@ -8,6 +8,10 @@ there) they all go on and the write is tried again a little later.
 
 Everything is prepared before the stop: inside are one read and one comparison for each run of
 code, the look at the program counters, and one write a page.
+
+Should we be killed inside the stop, the kernel lets all threads go on at once. So the order is
+one in which every prefix is sound: what the jumps lead to comes first (the caller's `within`
+stores the slots), then jumps in padding, then the entries that lead there.
 """
 
 import os
@@ -71,14 +75,17 @@ def apply_redirects(
     target: Target,
     within: Callable[[], None] | None = None,
     patience: Patience = PATIENCE,
+    *,
+    back: Callable[[], None] | None = None,
 ) -> RedirectResult:
     """Write a plan in one stop of all threads.
 
     Args:
         plan: What to write.
         target: The process.
-        within: Called in the same stop after the writes; if it raises, they are undone.
+        within: Called in the same stop before the writes; if it raises, nothing is written.
         patience: How long to wait for threads to leave the bytes.
+        back: Takes back what `within` did; called in the same stop if it or a write fails.
 
     Raises:
         CodeChangedError: The program does not hold the planned old bytes; nothing is written.
@@ -96,7 +103,7 @@ def apply_redirects(
                 for run in runs
             )
             if done:
-                _write(runs, stopped, within)
+                _write(runs, stopped, within, back)
             tids, registers = list(stopped.tids), stopped.registers.copy()
         stop_us = target.last_stop_us
         if done:
@@ -136,6 +143,7 @@ class _Run:
     addr: int
     before: bytes
     pieces: list[tuple[int, bytes, bytes]]  # address, old bytes, new bytes
+    holes: list[tuple[int, bytes, bytes]]  # those in padding, to be written before all pieces
 
 
 def _images(plan: RedirectPlan, target: Target) -> list[_Run]:
@@ -170,18 +178,41 @@ def _image(plan: RedirectPlan, target: Target, rows: list[int]) -> _Run:
         (base + first, before[first:end].tobytes(), after[first:end].tobytes())
         for first, end in pages.values()
     ]
-    return _Run(base, before.tobytes(), pieces)
+    return _Run(base, before.tobytes(), pieces, _holes(plan, rows) if len(pages) > 1 else [])
 
 
-def _write(runs: list[_Run], stopped: Stopped, within: Callable[[], None] | None) -> None:
-    """Write everything, or leave everything as it was."""
+def _holes(plan: RedirectPlan, rows: list[int]) -> list[tuple[int, bytes, bytes]]:
+    """Return the jumps in padding: the entry that leads to one may be in a page before it."""
+    return [
+        (int(plan.addr[row]), plan.old[row, :size].tobytes(), plan.new[row, :size].tobytes())
+        for row in rows
+        for size in [int(plan.size[row])]
+        if plan.way[row] == Way.HOLE
+    ]
+
+
+def _write(
+    runs: list[_Run],
+    stopped: Stopped,
+    within: Callable[[], None] | None,
+    back: Callable[[], None] | None,
+) -> None:
+    """Write everything, or leave everything as it was.
+
+    A page's piece holds the jumps in its padding once more: all but one write of these is free.
+    """
     with ExitStack() as undo:
-        for run in runs:
-            for addr, before, after in run.pieces:
-                undo.callback(stopped.write, Addr(addr), before)
-                stopped.write(Addr(addr), after)
+        if back is not None:
+            undo.callback(back)
         if within is not None:
             within()
+        for pieces in (
+            [row for run in runs for row in run.holes],
+            *(run.pieces for run in runs),
+        ):
+            for addr, before, after in pieces:
+                undo.callback(stopped.write, Addr(addr), before)
+                stopped.write(Addr(addr), after)
         undo.pop_all()
 
 

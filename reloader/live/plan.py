@@ -37,6 +37,14 @@ class Plan:
     first_slot: int  # slots from here on are new
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
 
+    def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
+        """Return (slot, (address, bytes before, bytes after)) of each write into the executable."""
+        plan = self.redirects
+        if plan is None:
+            return []
+        slots = [self.redirected[row] for row in plan.function.tolist()]
+        return [(slot, plan.write(row)) for row, slot in enumerate(slots)]
+
     def is_empty(self) -> bool:
         """Return whether nothing would change: no function, no new variable."""
         return not len(self.flips.slot) and not self.placed

@@ -19,7 +19,7 @@ from reloader.ids import U8, U64, Addr
 from reloader.live import ptrace, sigframes, threads
 from reloader.live.arena import MappedArena, Window, map_file
 from reloader.live.channel import Channel, open_pidfd
-from reloader.live.holder import reap_holder, reopen_arena, start_holder
+from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.target import Allocation, Mapping
 from stubs import layout
@@ -195,4 +195,6 @@ def reattach(pid: int) -> Process:
     memfd = reopen_arena(pid, control, int(header["holder_pid"]))
     process = Process(pid, memfd, int(header["file_size"]))
     process.claim()
+    for fd in left_descriptors(pid, control):
+        process.channel.checked(layout.OP_CLOSE, fd)
     return process

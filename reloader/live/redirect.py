@@ -84,6 +84,12 @@ class RedirectPlan:
             self.addr, self.size, self.new, self.old, self.way, self.function, self.names
         )
 
+    def write(self, row: int) -> tuple[int, bytes, bytes]:
+        """Return a write as address, bytes before and bytes after."""
+        size = int(self.size[row])
+        old, new = self.old[row, :size].tobytes(), self.new[row, :size].tobytes()
+        return int(self.addr[row]), old, new
+
     def name_of(self, row: int) -> str:
         """Return the name of the function that a write is for."""
         return self.names[int(self.function[row])].decode("utf-8", "replace")

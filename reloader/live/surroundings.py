@@ -12,6 +12,7 @@ import numpy as np
 
 from reloader.ids import NO_ADDR, NO_ROW, U64, Bool
 from reloader.link.graph import LinkGraph
+from reloader.link.names import UNWIND_NAME, named_blocks
 from reloader.link.passes.functions import branch_edges
 from reloader.link.pipeline import read_graph
 from reloader.live.baseline import Functions
@@ -20,6 +21,7 @@ from reloader.live.redirect import OriginalFunctions, Places
 
 _NEAR = 1024  # bytes around a function that can hold its padding, or a branch into its entry
 SHF_EXECINSTR = 4
+FIELD = 4  # bytes of a branch's displacement that can reach a stub
 
 
 def surroundings(program: Program, wanted: U64, stubs: U64) -> OriginalFunctions:
@@ -121,7 +123,9 @@ def callers(program: Program, addr: int, name: bytes) -> tuple[list[int], bool]:
             live = program.baseline.live_object(row)
             graph = read_graph([live.file], [live], program.arch)
             held |= takes_address(program, graph, addr, name)
-            sites += resolved_calls(program, row, addr)
+            for field, width in resolved_branches(program, row, addr):
+                sites.append(field)
+                held |= width != FIELD
     return sorted(set(sites)), held
 
 
@@ -135,34 +139,28 @@ def takes_address(program: Program, graph: LinkGraph, addr: int, name: bytes) ->
         ],
         np.bool_,
     )
-    described = graph.blocks.section[edges.block]
-    unwind = np.array(
-        [
-            graph.objects[0].section_names[s].startswith(b".eh_frame")
-            for s in described.tolist()
-        ],
-        np.bool_,
-    )
+    unwind = named_blocks(graph, UNWIND_NAME)[edges.block]
     return bool((meant[edges.symbol] & ~branch_edges(graph, program.arch) & ~unwind).any())
 
 
-def resolved_calls(program: Program, row: int, addr: int) -> list[int]:
-    """Return the branch fields that the assembler resolved itself, by decoding."""
+def resolved_branches(program: Program, row: int, addr: int) -> list[tuple[int, int]]:
+    """Return (address, bytes) of the branch fields to a function that have no relocation.
+
+    The assembler resolved them itself. A short one, of a byte, cannot be sent anywhere else.
+    """
     placement = program.baseline.placements[row]
     flags = placement.file.sections["sh_flags"]
     code = (flags & SHF_EXECINSTR) != 0
     decoder = capstone.Cs(*program.arch.capstone)
-    decoder.skipdata = True
-    found: list[int] = []
+    found: list[tuple[int, int]] = []
     for section in np.flatnonzero(
         code & (placement.section_addr != np.uint64(NO_ADDR))
     ).tolist():
         start = int(placement.section_addr[section])
         size = int(placement.file.sections["sh_size"][section])
         data = program.image.bytes_at(start, size).tobytes()
-        found += [
-            at + length - 4
-            for at, length, mnemonic, operand in decoder.disasm_lite(data, start)
-            if length >= 5 and mnemonic in {"call", "jmp"} and operand == f"{addr:#x}"
-        ]
+        for at, length, mnemonic, operand in decoder.disasm_lite(data, start):
+            if operand == f"{addr:#x}" and mnemonic.startswith(("j", "call")):
+                width = FIELD if length > FIELD else 1
+                found.append((at + length - width, width))
     return found

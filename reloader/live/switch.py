@@ -3,7 +3,8 @@
 An original entry may jump to its stub only once the slot behind the stub points at new code, or
 the first caller would run in a circle; and a slot must not flip if the jumps turn out to be
 impossible. So with jumps to write both happen in one stop of all threads, after its checks have
-passed. Without, the stores alone do it and nobody is stopped.
+passed, the slots first: if we are killed inside the stop, the threads go on at once. Without
+jumps the stores alone do it and nobody is stopped.
 """
 
 import numpy as np
@@ -57,7 +58,8 @@ def outside(calls: Places, plan: RedirectPlan) -> Places:
 def in_code(image: Image, addrs: U64) -> Bool:
     """Return which addresses are in the executable's own code."""
     start, end = image.executable[:, 0], image.executable[:, 1]
-    return ((addrs[:, None] >= start) & (addrs[:, None] < end)).any(axis=1)
+    inside = (addrs[:, None] >= start) & (addrs[:, None] < end)
+    return np.asarray(inside.any(axis=1), np.bool_)
 
 
 def flip_and_redirect(program: Program, plan: Plan) -> RedirectResult | None:
@@ -73,10 +75,9 @@ def flip_and_redirect(program: Program, plan: Plan) -> RedirectResult | None:
     if plan.redirects is None:
         flip(arena, flips.slot, flips.new)
         return None
-    try:
-        return apply_redirects(
-            plan.redirects, program.target, lambda: flip(arena, flips.slot, flips.new)
-        )
-    except BaseException:
-        flip(arena, flips.slot, flips.old)
-        raise
+    return apply_redirects(
+        plan.redirects,
+        program.target,
+        lambda: flip(arena, flips.slot, flips.new),
+        back=lambda: flip(arena, flips.slot, flips.old),
+    )

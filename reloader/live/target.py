@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reloader.arch.base import Architecture
 from reloader.ids import U8, U64, Addr, Region, SlotId
 
 
@@ -63,10 +64,15 @@ class Stopped(Protocol):
 class Arena(Protocol):
     """Our address space in the target, seen from outside through the memfd."""
 
-    # (capacity,) the live slot table itself: storing one element flips one function in every
-    # process
-    slots: U64
-    page_size: int
+    @property
+    def slots(self) -> U64:
+        """(capacity,) the live slot table: storing one element flips one function at once."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of the smallest piece that can be allocated."""
+        ...
 
     def allocate(self, region: Region, size: int) -> Allocation:
         """Take fresh zero-filled pages no thread can reach yet.
@@ -86,6 +92,18 @@ class Arena(Protocol):
         """
         ...
 
+    def reserve(self, allocation: Allocation) -> None:
+        """Mark known memory as taken: how a later daemon rebuilds the books."""
+        ...
+
+    def span(self) -> tuple[Addr, Addr]:
+        """Return the first address of the arena and the one past its last."""
+        ...
+
+    def write_stubs(self, arch: Architecture, first: int, end: int) -> None:
+        """Write the jumps of slots [first, end)."""
+        ...
+
     def stub_addr(self, slot: SlotId) -> Addr:
         """Return the address of the jump that goes through a slot."""
         ...
@@ -98,8 +116,15 @@ class Arena(Protocol):
 class Target(Protocol):
     """One live process with the agent in it."""
 
-    pid: int
-    arena: Arena
+    @property
+    def pid(self) -> int:
+        """The process, as we see it."""
+        ...
+
+    @property
+    def arena(self) -> Arena:
+        """Our memory in it."""
+        ...
 
     def read(self, addr: Addr, size: int) -> U8:
         """Return a copy of memory; raises TargetMemoryError for an unmapped range."""

@@ -163,20 +163,66 @@ def test_the_interpreters_own_loop_is_said_to_be_active_and_is_new_from_its_next
             watcher.look()
 
 
+SHORT = "  Node *n = hashstr(t, key);"
+
+
 @pytest.mark.parametrize("way", ["attach", "agent"])
 def test_a_busy_script_is_reloaded_under_way(pie: Lua, way: str) -> None:
     with running(pie, way) as session:
         watcher = Watcher(pie)
-        edits = [("if (n < 0) n = (lua_Integer)(0u - (lua_Unsigned)n);", "if (n == 0) n = 900;")]
         pie.tell("spin()")
         assert pie.line() == "spinning"
-        # what the loop runs all the time, and what it does not
-        pie.edit("ltable.c", "  if (key == 0) return 0;", "  if (key == 0) return 0; ") if False else None
-        for function, after in (("luaH_getint", "424242"), ("luaH_getint", "434343")):
-            before = "lua_Integer key) {\n  if (l_castS2U(key) - 1u < t->alimit)"
-            del before, function, after
-        pie.edit("lvm.c", UNARY, UNARY.replace("0, ib", "ib, 0"))
-        del edits
+        for number in range(1, 4):  # what the loop runs all the time
+            pie.edit("ltable.c", SHORT, f"  if (t->alimit == {0xFFFFFF0 + number}) return &absentkey;\n{SHORT}")
+            outcome = reload(session, pie.make())
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert "luaH_getshortstr" in outcome.functions
+            session.retiring.attempt()
+        pie.edit("lvm.c", UNARY, UNARY.replace("0, ib", "1000, ib"))
         outcome = reload(session, pie.make())
+        assert (outcome.state, "luaV_execute" in outcome.active) == ("live", True)
+        pie.edit("lmathlib.c", ABS, "if (n < 0) n = 1000 - n;")
+        assert reload(session, pie.make()).state == "live"
+        assert pie.line() == "true\t1003"
+        assert pie.ask(NEGATE) == "993"
+        watcher.look()
+        session.retiring.attempt()
+        watcher.look()
+    assert pie.stop() == 0
+
+
+def test_an_edited_header_reloads_the_objects_of_one_build_together(pie: Lua) -> None:
+    with running(pie, "attach") as session:
+        watcher = Watcher(pie)
+        question = "(pcall(math.floor, '10.5'))"
+        assert pie.ask(question) == "true"
+        before = "#define cvt2num(o)\tttisstring(o)"
+        pie.edit("lvm.h", before, "#define cvt2num(o)\t(ttisstring(o) && svalue(o)[0] != '1')")
+        objects = pie.make()
+        assert len(objects) > 5
+        outcome = reload(session, objects)
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert pie.ask(question) == "false"
+        watcher.look()
+
+
+def test_the_whole_interpreter_is_replaced_by_one_built_otherwise_and_comes_back(pie: Lua) -> None:
+    with running(pie, "attach") as session:
+        watcher = Watcher(pie)
+        kept = dict(pie.watched())
+        objects = pie.make("-B", "MYCFLAGS=-g -O0")
+        assert len(objects) == len(kept)
+        outcome = reload(session, objects)
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert len(outcome.functions) > 700
+        watcher.look()
+        session.retiring.attempt()
+        watcher.look()
+        for name, content in kept.items():
+            Path(name).write_bytes(content)
+        outcome = reload(session, objects)
         assert (outcome.state, outcome.error) == ("live", "")
         watcher.look()
+        assert session.retiring.attempt().freed_size > 0
+        watcher.look()
+    assert pie.stop() == 0

@@ -413,17 +413,35 @@ def test_a_failed_write_takes_back_the_ones_before_it(start: Start) -> None:
         assert np.array_equal(now, both.old[at, :size])
 
 
-def test_what_fails_within_the_stop_takes_the_jumps_back(start: Start) -> None:
+def test_what_fails_within_the_stop_leaves_the_code_alone(start: Start) -> None:
     child = start(SIMPLE, "-O2")
     plan = plan_redirects(child.functions({"old_one": "new_one"}), child.read)
+    told: list[str] = []
 
     def flip() -> None:
-        assert not overwritten(plan, child).any()
+        assert overwritten(plan, child).all()  # the slots first, then the jumps
         message = "a slot is missing"
         raise KeyError(message)
 
     with pytest.raises(KeyError, match="a slot is missing"):
-        apply_redirects(plan, child, flip)
+        apply_redirects(plan, child, flip, back=lambda: told.append("back"))
+    assert told == ["back"]
+    assert overwritten(plan, child).all()
+    assert child.ask("1") == "2"
+
+
+def test_a_jump_that_cannot_be_written_takes_the_slots_back(start: Start) -> None:
+    child = start(SIMPLE, "-O2")
+    plan = plan_redirects(child.functions({"old_one": "new_one"}), child.read)
+    told: list[str] = []
+    child.fail_at = 0
+    with pytest.raises(OSError, match="no more writes"):
+        apply_redirects(
+            plan, child, lambda: told.append("new"), back=lambda: told.append("old")
+        )
+    child.fail_at = -1
+    assert told == ["new", "old"]
+    assert overwritten(plan, child).all()
     assert child.ask("1") == "2"
 
 

@@ -44,7 +44,10 @@ def compile_text(text: str, name: str = "program", *flags: str) -> Path:
 
 @contextmanager
 def running(
-    argv: Sequence[str | Path], *, pass_fds: Sequence[int] = (), env: dict[str, str] | None = None
+    argv: Sequence[str | Path],
+    *,
+    pass_fds: Sequence[int] = (),
+    env: dict[str, str] | None = None,
 ) -> Generator[subprocess.Popen[str]]:
     """Run a child with pipes; end it by its handle."""
     child = subprocess.Popen(

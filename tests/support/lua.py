@@ -90,12 +90,12 @@ class Lua:
         assert text.count(before) == 1, (name, before, text.count(before))
         path.write_text(text.replace(before, after))
 
-    def make(self) -> list[Path]:
-        """Run Lua's own makefile as it was built; return the objects that it wrote."""
+    def make(self, *words: str) -> list[Path]:
+        """Run Lua's own makefile as it was built, or with more words; return the objects that it wrote."""
         before = self._stamps()
         command = [
-            "make", "lua", "SYSCFLAGS=-DLUA_USE_LINUX", "SYSLIBS=-Wl,-E -ldl",
-            f"MYCFLAGS=-g {self.cflags}", f"MYLDFLAGS={self.ldflags} -Wl,-Map=lua.map",
+            "make", "-j2", "lua", "SYSCFLAGS=-DLUA_USE_LINUX", "SYSLIBS=-Wl,-E -ldl",
+            f"MYCFLAGS=-g {self.cflags}", f"MYLDFLAGS={self.ldflags} -Wl,-Map=lua.map", *words,
         ]  # fmt: skip
         done = subprocess.run(command, cwd=self.source, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

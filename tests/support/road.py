@@ -5,7 +5,7 @@ waiting for anything.
 """
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Program:
 
 
 @contextmanager
-def attached(program: Program, watch: str = "*.o") -> Iterator[Session]:
+def attached(program: Program, watch: str = "*.o") -> Generator[Session]:
     """Attach a session to the running program, its state in the program's folder."""
     assert program.process is not None
     session = Session.attach(

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
+from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
@@ -91,7 +92,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     """Make one entry for each (object, symbol, plain or thread-local) that edges ask for."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
     table = np.where(live_edges(graph), arch.kinds["table"][edges.kind], Table.NONE)
-    entry = np.isin(table, (Table.GOT, Table.TLS_IE))
+    entry = one_of(table, (Table.GOT, Table.TLS_IE))
     owner = lookup(blocks.object, edges.block, NO_ROW)
     names_got = _names_got(graph)
     wants = entry | (table == Table.GOT_BASE) | (live_edges(graph) & names_got[edges.symbol])

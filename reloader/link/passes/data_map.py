@@ -32,7 +32,9 @@ def next_data_map(graph: LinkGraph, object_row: int, live: LiveObject | None) ->
     table = variables_of(file, writable_sections(file) & in_data_block(graph, object_row))
     addr = graph.symbols.addr[table.symbol + first]
     whole = whole_sections(graph, object_row)
-    known = (addr != _UNKNOWN) & ~np.isin(table.section, [row[0] for row in whole])
+    known = addr != _UNKNOWN
+    for row in whole:
+        known &= table.section != row[0]
     section, offset = table.section[known], table.offset[known]
     shift = addr[known].view(np.int64) - offset
     runs = join_runs(section, offset, table.end()[known], shift)

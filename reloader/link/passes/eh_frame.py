@@ -184,8 +184,9 @@ def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) ->
     moved = np.repeat(new_start, count) + np.where(stays, inner, 0)
     graph.edges.offset[row] = moved
     alive = graph.edges.live[row] & stays
-    in_tables = np.isin(graph.edges.block, unwind.block)
-    graph.edges.live[in_tables] = False  # what follows a terminating zero is in no record
+    is_table = np.zeros(len(graph.blocks.object), np.bool_)
+    is_table[unwind.block] = True
+    graph.edges.live[is_table[graph.edges.block]] = False  # what follows a terminating zero is in no record
     graph.edges.live[row] = alive
 
 

@@ -1,9 +1,9 @@
 """Constants that get another place, and everything that refers to them by name.
 
-A variable keeps its address; a constant that changed is replaced, so code that was linked to the
-old place would go on reading the old value, and the reload would be a silent no-op for it. The
-objects that name such a constant are therefore linked again with it, and in them every function
-that uses it counts as changed.
+A variable keeps its address; a constant that changed is replaced, so code that was linked to
+the old place would go on reading the old value, and the reload would be a silent no-op for it.
+The objects that name such a constant are therefore linked again with it, and in them every
+function that uses it counts as changed.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,14 @@ def moved_names(graph: LinkGraph, live: Sequence[LiveObject | None]) -> set[byte
     block = symbols.block[rows]
     data = (blocks.region[block] == Region.RODATA) | (blocks.region[block] == Region.DATA)
     rows = rows[data & ~blocks.same[block]]
-    names: set[bytes] = set()
-    for row in rows.tolist():
-        before = live[int(symbols.object[row])]
-        if before is not None and differs(graph, row, before):
-            names.add(symbols.name[row])
-    return names
+    moved = [row for row in rows.tolist() if differs(graph, row, live[symbols.object[row]])]
+    return {symbols.name[row] for row in moved}
 
 
-def differs(graph: LinkGraph, row: int, before: LiveObject) -> bool:
+def differs(graph: LinkGraph, row: int, before: LiveObject | None) -> bool:
     """Return whether a constant exists in the process with other bytes than it is to have."""
+    if before is None:
+        return False
     file, symbols = before.file, graph.symbols
     name = symbols.name[row]
     old = [

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from reloader.elf.gather import one_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.elf.scopes import Scope, scopes_of
 from reloader.ids import I32, I64, NO_ROW, Bool
@@ -72,7 +73,7 @@ def writable_sections(file: ObjectFile) -> Bool:
     headers: Any = file.sections
     flags = headers["sh_flags"]
     writable = ((flags & _WRITE_ALLOC) == _WRITE_ALLOC) & ((flags & _CODE_OR_TLS) == 0)
-    writable &= np.isin(headers["sh_type"], _CONTENTS)
+    writable &= one_of(headers["sh_type"], _CONTENTS)
     for section in np.flatnonzero(writable).tolist():
         writable[section] = not file.section_names[section].startswith(_CONSTANT)
     return writable
@@ -83,7 +84,7 @@ def variables_of(file: ObjectFile, writable: Bool) -> Variables:
     where = file.symbol_sections
     common = where == COMMON
     inside = (where >= 0) & writable[np.maximum(where, 0)]
-    rows = np.flatnonzero((common | inside) & np.isin(file.types(), _DATA_TYPES))
+    rows = np.flatnonzero((common | inside) & one_of(file.types(), _DATA_TYPES))
     section = where[rows]
     offset = np.where(section == COMMON, rows, file.symbols["st_value"][rows]).astype(np.int64)
     order = np.lexsort((rows, offset, section))

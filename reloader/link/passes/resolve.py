@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reloader.elf.gather import one_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.linking import (
@@ -71,11 +72,11 @@ def unify(graph: LinkGraph) -> None:
     """
     symbols, edges = graph.symbols, graph.edges
     named = np.flatnonzero((symbols.binding != STB_LOCAL) & (symbols.object != NO_ROW))
-    defined = named[
-        np.isin(symbols.origin[named], (Origin.BLOCK, Origin.ABSOLUTE, Origin.BOUND))
-    ]
     if len(graph.objects) == 1:
         return  # the assembler has refused duplicates and resolved the rest
+    defined = named[
+        one_of(symbols.origin[named], (Origin.BLOCK, Origin.ABSOLUTE, Origin.BOUND))
+    ]
     winners = _winners(graph, defined.astype(np.int64))
     names = symbols.name
     winner = np.arange(len(names), dtype=np.int32)
@@ -97,7 +98,7 @@ def _rank(graph: LinkGraph, rows: I64) -> I64:
     symbols = graph.symbols
     sections = np.concatenate([file.symbol_sections for file in graph.objects])
     common = sections[rows] == COMMON
-    weak = np.isin(symbols.binding[rows], (STB_WEAK, STB_GNU_UNIQUE))
+    weak = one_of(symbols.binding[rows], (STB_WEAK, STB_GNU_UNIQUE))
     return np.where(weak, 2, np.where(common, 1, 0)).astype(np.int64)
 
 
@@ -134,7 +135,7 @@ def _winners(graph: LinkGraph, defined: I64) -> dict[bytes, int]:
 def prefer_existing(graph: LinkGraph, source: SymbolSource) -> None:
     """Bind weak definitions that have no live version to the copy that the process has."""
     symbols = graph.symbols
-    shared = np.isin(symbols.binding, (STB_WEAK, STB_GNU_UNIQUE))
+    shared = one_of(symbols.binding, (STB_WEAK, STB_GNU_UNIQUE))
     shared &= (symbols.origin == Origin.BLOCK) & (symbols.addr == np.uint64(NO_ADDR))
     shared &= symbols.visibility == 0
     rows = np.flatnonzero(shared).astype(np.int32)

@@ -8,6 +8,7 @@ now. A variable without such an offset is new to the process and is refused here
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
+from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
 from reloader.ids import I64, NO_ADDR
 from reloader.link.graph import LinkGraph, Origin
@@ -32,7 +33,7 @@ def relax_thread_locals(graph: LinkGraph, arch: Architecture, lines: Lines = no_
     """
     edges = graph.edges
     table = arch.kinds["table"][edges.kind]
-    rows = np.flatnonzero(live_edges(graph) & np.isin(table, _REWRITTEN))
+    rows = np.flatnonzero(live_edges(graph) & one_of(table, _REWRITTEN))
     if not len(rows):
         return
     out = arch.rewrite_thread_local(graph.content, content_fields(graph)[rows], table[rows])
