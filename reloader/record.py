@@ -15,7 +15,7 @@ from typing import Any
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.ids import Generation
+from reloader.ids import Generation, SlotId
 from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.persist import pack
@@ -27,7 +27,7 @@ from reloader.outcome import Outcome
 from reloader.symbol_rows import all_symbols, changed_symbols
 from state.errors import StateError
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
-from state.rows import Kind, NewAllocation, ObjectVersion, Summary
+from state.rows import Kind, NewAllocation, ObjectVersion, SlotRow, Summary
 from state.store import Store
 
 
@@ -40,6 +40,7 @@ class StateJournal:
     program: Program
     kind: Kind = "load"
     number: int = 0  # of the attempt that was prepared last
+    plan: Plan | None = None  # what was prepared last
     # what is decided in the process and could not be written down (a full disk): it is written
     # before anything else is prepared, since a later daemon goes by the last prepared row
     owed: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
@@ -67,7 +68,7 @@ class StateJournal:
         number = self.store.journal.prepare(
             self.target, versions, plan_json(self.program, plan), kind=self.kind
         )
-        self.number = number
+        self.number, self.plan = number, plan
         return Generation(number)
 
     def live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:
@@ -88,6 +89,7 @@ class StateJournal:
             self.store.journal.live(self.target, generation, summary_of(outcome))
             resume_rows(self.store, self.target, self.program, plan)
             self.record_memory(plan.held)
+            self.store.ledger.record_slots(slot_rows(self.program, self.target, plan))
             for row, file in enumerate(plan.graph.objects):
                 owner = self.store.ledger.object_id(self.target, *file.key)
                 columns = changed_symbols(self.program, plan, row)
@@ -97,11 +99,23 @@ class StateJournal:
         """Write down why it was undone."""
         code = error.code if isinstance(error, (ReloaderError, StateError)) else "internal"
         summary = Summary(error_code=code, error=str(error))
-        write = partial(self.store.journal.fail, self.target, generation, summary)
+        retained = self.plan if self.plan is not None and self.plan.retained else None
+        write = partial(self.record_failed, generation, summary, retained)
         try:
             write()
         except StateError:
             self.owed.append(write)
+
+    def record_failed(
+        self, generation: Generation, summary: Summary, retained: Plan | None
+    ) -> None:
+        """Write down that an attempt was undone, and what of it has to wait for its proof."""
+        with self.store.transaction():
+            self.store.journal.fail(self.target, generation, summary)
+            if retained is not None:
+                self.record_memory(retained.held)
+                slots = slot_key_rows(self.program, retained.first_slot)
+                self.store.resume.put_slots(self.target, slots)
 
     def record_memory(self, held: Sequence[Held]) -> None:
         """Write down allocations."""
@@ -146,6 +160,27 @@ def slot_key_rows(program: Program, first: int) -> list[SlotKeyRow]:
         SlotKeyRow(slot, key.path, key.member, key.name, original)
         for slot, key, original in program.table.functions()
         if slot >= first
+    ]
+
+
+def slot_rows(program: Program, target: int, plan: Plan) -> list[SlotRow]:
+    """Return the new slots of a plan and those it flipped, as people ask for them."""
+    arena, table = program.target.arena, program.table
+    wanted = {*range(plan.first_slot, len(table)), *plan.flips.slot.tolist()}
+    return [
+        SlotRow(
+            target=target,
+            slot=slot,
+            object=None,
+            name=names[slot],
+            slot_addr=arena.slot_addr(SlotId(slot)),
+            stub_addr=arena.stub_addr(SlotId(slot)),
+            canonical_addr=table.original[slot] or arena.stub_addr(SlotId(slot)),
+            code_addr=int(arena.slots[slot]),
+            generation=int(program.generation),
+        )
+        for names in [program.slot_owners()]
+        for slot in sorted(wanted)
     ]
 
 

@@ -95,10 +95,11 @@ def reload(
 
         clock.step("write")
         outcome.bytes_loaded = commit.write_blocks(program, plan)
+        commit.open_new_slots(program, plan)
 
         clock.step("initialise")
         plan.directory = unwind.publish(program, plan.held, undo)
-        constructors.run(program, plan.graph)
+        constructors.run(program, plan, generation, undo)
 
         clock.step("flip")
         stop = switch.flip_and_redirect(program, plan)

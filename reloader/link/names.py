@@ -5,6 +5,7 @@ with -ffunction-sections have tens of thousands of them.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ def matching(names: list[bytes], pattern: bytes) -> I64:
     return np.searchsorted(ends, hits, side="right").astype(np.int64)
 
 
+@lru_cache(maxsize=24)  # one pattern is asked for in several passes
 def named_sections(file: ObjectFile, pattern: bytes) -> I64:
     """Return the sections of an object whose name matches a pattern from its start."""
     return matching(file.section_names, pattern)

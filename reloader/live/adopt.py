@@ -27,5 +27,6 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
             program.redirects.setdefault(slot, [])
     for slot, write in plan.writes():
         program.redirects[slot].append(write)
+    program.dead_slots.difference_update(plan.flips.slot.tolist())
     program.generation = generation
     return program.ledger.supersede(program.roots())

@@ -156,7 +156,7 @@ class BorrowedThread:
 
     @contextlib.contextmanager
     def _guard_on_its_stack(self) -> Generator[None]:
-        """Keep the way back below the red zone of the thread's own stack, for want of a place."""
+        """Keep the way back below the red zone of the thread's stack, for want of a place."""
         end = int(self._saved[R_RSP]) - RED_ZONE
         start = end - frame_size(self._vectors)
         kept = self.read(start, end - start)

@@ -64,6 +64,17 @@ def write_blocks(program: Program, plan: Plan) -> int:
     return written
 
 
+def open_new_slots(program: Program, plan: Plan) -> None:
+    """Let stubs of new functions lead to their code, which is written: constructors run next.
+
+    Nobody has these stubs' addresses yet. A function that the executable has keeps its code.
+    """
+    flips, slots = plan.flips, program.target.arena.slots
+    for slot, value in zip(flips.slot.tolist(), flips.new.tolist(), strict=True):
+        if slot >= plan.first_slot and not program.table.original[slot]:
+            slots[slot] = np.uint64(value)
+
+
 def in_placed_block(graph: LinkGraph) -> Bool:
     """Return (n,) whether a symbol's bytes are in a block that this transaction places."""
     symbols = graph.symbols

@@ -5,20 +5,42 @@ section's name, lowest first, then in the order of the objects. An object that h
 version runs none: its variables are initialised already.
 """
 
+from contextlib import ExitStack
+from dataclasses import replace
+
 import numpy as np
 
-from reloader.ids import NO_ROW, Addr
+from reloader.ids import NO_ROW, Addr, Generation
 from reloader.link.graph import LinkGraph
+from reloader.live.plan import Plan
 from reloader.live.program import Program
 
 _PREFIX = b".init_array"
 _LAST = 65536  # a section without a priority comes after all that have one
 
 
-def run(program: Program, graph: LinkGraph) -> None:
-    """Call the constructors of every object that the process does not know."""
-    for _, function in sorted(pending(program, graph), key=lambda item: item[0]):
+def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -> None:
+    """Call the constructors of every object of a written plan that the process does not know.
+
+    Args:
+        program: The process.
+        plan: Its bytes are in the arena and its new stubs lead to them.
+        generation: The one that is being made.
+        undo: From the first call on, memory and slots are not simply given back.
+    """
+    functions = sorted(pending(program, plan.graph), key=lambda item: item[0])
+    if functions:
+        undo.callback(retain, program, plan, generation)
+    for _, function in functions:
         program.target.call(Addr(function))
+
+
+def retain(program: Program, plan: Plan, generation: Generation) -> None:
+    """Let what a failed transaction took wait for its proof: a constructor may have told of it."""
+    plan.retained = True
+    plan.held = [replace(row, generation=generation, superseded=True) for row in plan.held]
+    program.ledger.add(plan.held)
+    program.dead_slots.update(range(plan.first_slot, len(program.table)))
 
 
 def pending(program: Program, graph: LinkGraph) -> list[tuple[int, int]]:

@@ -25,9 +25,8 @@ KEEP_ALTSTACK: Final = (
 UCONTEXT_SIZE: Final = 304
 MAGIC1, MAGIC2 = 0x46505853, 0x46505845
 SW_RESERVED: Final = 464  # in the FXSAVE area
-RESTART: Final = {  # -ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND, and -EINTR, which our stop made
-    (1 << 64) - code for code in (512, 513, 514, 4)
-}
+# -ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND, and -EINTR, which our stop made
+RESTART: Final = frozenset((1 << 64) - code for code in (512, 513, 514, 4))
 RESTART_BLOCK: Final = (1 << 64) - 516
 SYS_RESTART_SYSCALL: Final = 219
 

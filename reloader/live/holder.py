@@ -49,7 +49,7 @@ def _open_checked(path: Path, mapping: Mapping) -> int:
 
 
 def left_descriptors(pid: int, control: Mapping) -> dict[int, Path]:
-    """Return descriptors of the memfd that a daemon killed while it entered left in the target."""
+    """Return descriptors of the memfd that a killed daemon left in the target."""
     found: dict[int, Path] = {}
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/fd").iterdir():

@@ -46,7 +46,7 @@ def link_transaction(
     graph, data = compare(program, objects, reinit)
     live = program.live_versions([file.key for file in graph.objects])
     first_slot = len(program.table)
-    undo.callback(program.table.truncate, first_slot)
+    undo.callback(give_slots_back, program, first_slot)
     arena = program.target.arena
     linked = link_graph(
         graph,
@@ -56,7 +56,7 @@ def link_transaction(
             source=program.index,
             arena=arena.span(),
             assign_slots=partial(assign_slots, program=program),
-            allocate=partial(allocate, arena, undo),
+            allocate=partial(allocate, program, undo),
             lines=lines,
             roots=data.new_global_blocks,
         ),
@@ -104,11 +104,24 @@ def compare(
     return graph, data
 
 
-def allocate(arena: Arena, undo: ExitStack, region: Region, size: int) -> Allocation:
+def allocate(program: Program, undo: ExitStack, region: Region, size: int) -> Allocation:
     """Take memory that is given back unless the transaction becomes live."""
-    allocation = arena.allocate(region, size)
-    undo.callback(arena.free, allocation)
+    allocation = program.target.arena.allocate(region, size)
+    undo.callback(give_back, program, allocation)
     return allocation
+
+
+def give_back(program: Program, allocation: Allocation) -> None:
+    """Free memory, unless the ledger has it meanwhile: then it waits for its proof."""
+    if allocation.addr not in program.ledger.rows:
+        program.target.arena.free(allocation)
+
+
+def give_slots_back(program: Program, first: int) -> None:
+    """Forget the slots from `first` on, but for those that a constructor may have handed out."""
+    end = max((slot + 1 for slot in program.dead_slots if slot >= first), default=first)
+    program.target.arena.slots[end : len(program.table)] = 0
+    program.table.truncate(end)
 
 
 def unwind_header(linked: Linked) -> int:

@@ -36,6 +36,7 @@ class Plan:
     versions: list[LiveObject]  # what each object will be once this is live
     first_slot: int  # slots from here on are new
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
+    retained: bool = False  # undone, but what it took stays: constructors have run in it
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
         """Return (slot, (address, bytes before, bytes after)) of each write into the executable."""

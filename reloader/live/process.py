@@ -26,12 +26,13 @@ from stubs import layout
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if it is gone."""
+    """Return when a process started, in clock ticks since boot; 0 if it is gone or a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return int(text[text.rindex(")") + 2 :].split()[19])
+    fields = text[text.rindex(")") + 2 :].split()
+    return 0 if fields[0] in {"Z", "X"} else int(fields[19])
 
 
 class StoppedProcess(threads.StoppedThreads):

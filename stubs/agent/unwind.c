@@ -30,7 +30,9 @@ static void *real_symbol(const char *library, const char *name) {
 
 __attribute__((constructor(101))) void reloader_unwind_prepare(void) {
   if (real_iterate) return;
-  real_find = (find_function)real_symbol("ld-linux-x86-64.so.2", "_dl_find_object");
+  /* libc.so.6 exports it (seen in 2.36), although ld.so holds the tables that it reads */
+  real_find = (find_function)real_symbol("libc.so.6", "_dl_find_object");
+  if (!real_find) real_find = (find_function)real_symbol("ld-linux-x86-64.so.2", "_dl_find_object");
   main_map = _r_debug.r_map;
   real_iterate = (iterate_function)real_symbol("libc.so.6", "dl_iterate_phdr");
 }

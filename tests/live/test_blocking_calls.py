@@ -1,4 +1,4 @@
-"""No system call of the program may fail because of us: each blocking call, across attach and stops."""
+"""No system call of the program may fail because of us, across attach and stops."""
 
 import subprocess
 

@@ -121,3 +121,203 @@ def test_every_feature_is_replaced_and_comes_back(built: Built) -> None:
             check(feature, "back", feature.back or feature.before)
     assert not wrong, "\n".join(wrong)
     assert built.program.stop() == 0
+
+
+THREADS = """
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+int compute(int n);
+static atomic_int newest, leave;
+static atomic_long wrong;
+static _Atomic long calls[8];
+static void *work(void *argument)
+{
+    long row = (long)argument;
+    while (!leave) {
+        int earliest = newest;
+        int answer = compute((int)row);
+        int version = (answer - (int)row) / 1000;
+        if (answer != version * 1000 + (int)row || version < earliest) wrong++;
+        calls[row]++;
+    }
+    return NULL;
+}
+static long least(void)
+{
+    long found = calls[0];
+    for (int i = 1; i < 8; i++) if (calls[i] < found) found = calls[i];
+    return found;
+}
+/* n > 0: version n is live now; returns how many answers were wrong, after each thread was heard twice more */
+int main(void)
+{
+    pthread_t threads[8];
+    char line[64];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (long i = 0; i < 8; i++) pthread_create(&threads[i], NULL, work, (void *)i);
+    puts("ready");
+    while (fgets(line, sizeof line, stdin)) {
+        long heard = least();
+        if (atoi(line)) newest = atoi(line);
+        for (int i = 0; i < 8; i++) { long before = calls[i]; while (calls[i] < before + 2); }
+        (void)heard;
+        printf("%ld\\n", (long)wrong);
+    }
+    leave = 1;
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    return (int)wrong;
+}
+"""
+COMPUTE = """
+static int count;
+static int version = VERSION0;
+__attribute__((noinline)) static int inner(int n) { return VERSION * 1000 + n; }
+int compute(int n) { __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED); return inner(n) + 0 * version; }
+"""
+
+
+@pytest.mark.parametrize("flags", ["gcc -O0", "gcc -O2", "gcc -O2 -fno-pie -no-pie", "clang -O2"])
+def test_eight_threads_get_old_or_new_answers_while_it_is_reloaded_fifty_times(
+    tmp_path: Path, flags: str
+) -> None:
+    compiler, *words = flags.split()
+    link = [word for word in words if word == "-no-pie"]
+    program = Program(tmp_path, [w for w in words if w != "-no-pie"], link, compiler)
+    text = COMPUTE.replace("VERSION0", "1")
+    program.compile(main=THREADS, compute=text.replace("VERSION", "1"))
+    program.link()
+    program.start()
+    try:
+        with attached(program) as session:
+            session.retiring.retirer.policy = PATIENT
+            for version in range(2, 52):
+                edited = program.compile(compute=text.replace("VERSION", str(version)))
+                outcome = reload(session, *edited)
+                assert (outcome.state, outcome.error) == ("live", "")
+                assert program.ask(version) == 0
+                session.retiring.attempt()
+            waiting = len(session.retiring.retirer.waiting)
+            assert waiting < 100, waiting
+    finally:
+        assert program.stop() == 0
+
+
+LEAVING = """
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int wait_for(int n);
+int depth(int n);
+int cleaned;
+static void *work(void *argument) { return (void *)(long)wait_for((int)(long)argument); }
+int main(void)
+{
+    char line[64];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    puts("ready");
+    while (fgets(line, sizeof line, stdin)) {
+        int n = atoi(line);
+        if (n >= 100) { printf("%d\\n", depth(n - 100)); continue; }
+        pthread_t thread;
+        void *result;
+        pthread_create(&thread, NULL, work, (void *)(long)n);
+        pthread_cancel(thread);
+        pthread_join(thread, &result);
+        printf("%d\\n", result == PTHREAD_CANCELED ? cleaned : -1);
+    }
+    return 0;
+}
+"""
+CLEANED = """
+#include <pthread.h>
+#include <unistd.h>
+extern int cleaned;
+static void clean(int *value) { cleaned += *value * FACTOR; }
+int wait_for(int n)
+{
+    int mine __attribute__((cleanup(clean))) = n;
+    for (;;) pause();
+    return mine;
+}
+"""
+TRACED = """
+#include <execinfo.h>
+#include <string.h>
+int main(void);
+int depth(int n);
+__attribute__((noinline)) static int innermost(int n)
+{
+    void *frames[100];
+    int count = backtrace(frames, 100);
+    return FACTOR * 1000 + count - n;
+}
+__attribute__((noinline)) int depth(int n)
+{
+    volatile int result = n > 0 ? depth(n - 1) + 1 : innermost(0);
+    return result;
+}
+"""
+
+
+@contextmanager
+def entered(program: Program, way: str) -> Generator[Session]:
+    """Start a program and open a session: `attach` beside it, `agent` started with it."""
+    if way == "attach":
+        program.start()
+        with attached(program) as session:
+            yield session
+        return
+    argv, env, theirs, ours = prepare_spawn([str(program.executable)], os.environ)
+    program.process = subprocess.Popen(
+        argv, env=env, pass_fds=[theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    adopted = adopt(program.process.pid, socket.socket(fileno=ours))
+    watched = [(str(path), path.read_bytes()) for path in sorted(program.folder.glob("*.o"))]
+    store = Store.open(program.folder / ".reloader")
+    session = Session.open(adopted.process, store, watched, how="run")
+    session.owns_store = True
+    adopted.release()
+    assert program.line() == "ready"
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("way", ["attach", "agent"])
+@pytest.mark.parametrize("flags", ["gcc -O2", "gcc -O0 -fno-pie -no-pie", "clang -O2"])
+def test_unwinders_pass_through_reloaded_frames(tmp_path: Path, flags: str, way: str) -> None:
+    compiler, *words = flags.split()
+    link = [word for word in words if word == "-no-pie"]
+    words = [w for w in words if w != "-no-pie"] + ["-fexceptions"]
+    program = Program(tmp_path, words, link, compiler)
+    factor = "FACTOR"
+    program.compile(
+        main=LEAVING, cleaned=CLEANED.replace(factor, "1"), traced=TRACED.replace(factor, "1")
+    )
+    program.link()
+    with entered(program, way) as session:
+        session.retiring.retirer.policy = PATIENT
+        frames = program.ask(100) - 1000
+        assert frames >= 3
+        assert program.ask(103) == 1000 + frames + 6
+        assert program.ask(5) == 5
+        total = 5
+        for number in (2, 3, 4):
+            edited = program.compile(
+                cleaned=CLEANED.replace(factor, str(number)),
+                traced=TRACED.replace(factor, str(number)),
+            )
+            outcome = reload(session, *edited)
+            assert (outcome.state, outcome.error) == ("live", "")
+            total += 7 * number
+            assert program.ask(7) == total
+            assert program.ask(100) == number * 1000 + frames
+            assert program.ask(103) == number * 1000 + frames + 6
+            session.retiring.attempt()
+    assert program.ask(1) == total + 4
+    assert program.stop() == 0

@@ -1,4 +1,4 @@
-"""Getting in: preloaded and injected, what is left behind, and what happens when the daemon dies on the way."""
+"""Getting in: preloaded and injected, what is left behind, a daemon that dies halfway."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ PIE, FIXED = ("-pie", "-fPIE"), ("-no-pie", "-fno-pie")
 
 
 def descriptors(pid: int) -> list[str]:
-    return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+    return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def assert_works(process: Process) -> None:
@@ -199,7 +199,7 @@ def test_under_a_wrapper_the_named_program_is_the_target() -> None:
     try:
         adopted = adopt(child.pid, sock)
         assert adopted.process.pid != child.pid
-        assert os.readlink(f"/proc/{adopted.process.pid}/exe") == str(path)
+        assert Path(f"/proc/{adopted.process.pid}/exe").readlink() == path
         adopted.release()
         assert hear(child).startswith("ready")
         adopted.process.close()

@@ -1,4 +1,4 @@
-"""Real child processes for the tests of live/: compiled once, waited for by what they say, ended by handle."""
+"""Real child processes: compiled once, waited for by what they say, ended by handle."""
 
 import functools
 import hashlib
@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reloader.live.threads import list_threads, thread_state
@@ -23,7 +23,7 @@ def _folder() -> Path:
 
 
 def compile_program(name: str, *flags: str) -> Path:
-    """Return the executable of tests/live/programs/NAME.c; compiled once for equal text and flags."""
+    """Return the executable of tests/live/programs/NAME.c, compiled once."""
     return compile_text((PROGRAMS / f"{name}.c").read_text(), name, *flags)
 
 
@@ -36,7 +36,7 @@ def compile_text(text: str, name: str = "program", *flags: str) -> Path:
         source = target.with_suffix(f".{os.getpid()}.c")
         source.write_text(text)
         unfinished = target.with_suffix(f".{os.getpid()}")
-        subprocess.run(["gcc", *every, "-o", str(unfinished), str(source)], check=True)
+        subprocess.run(command, check=True)
         unfinished.rename(target)
         source.unlink()
     return target
@@ -65,10 +65,8 @@ def running(
     finally:
         child.kill()
         child.wait()
-        try:
+        with suppress(BrokenPipeError):
             child.stdin.close()
-        except BrokenPipeError:
-            pass
         child.stdout.close()
 
 

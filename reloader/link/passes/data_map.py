@@ -7,7 +7,7 @@ import numpy as np
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.passes.pair_variables import variables_of, writable_sections
+from reloader.link.passes.pair_variables import own_variables
 from reloader.live.objects import DataMap, LiveObject
 
 _STT_SECTION: Final = 3
@@ -29,7 +29,7 @@ def next_data_map(graph: LinkGraph, object_row: int, live: LiveObject | None) ->
     del live
     file = graph.objects[object_row]
     first = int(graph.first_symbol[object_row])
-    table = variables_of(file, writable_sections(file) & in_data_block(graph, object_row))
+    _, table = own_variables(file, in_data_block(graph, object_row))
     addr = graph.symbols.addr[table.symbol + first]
     whole = whole_sections(graph, object_row)
     known = addr != _UNKNOWN

@@ -10,6 +10,7 @@ microsecond an instruction.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import capstone
@@ -40,6 +41,7 @@ class Reference:
 Decoder = Callable[[bytes, int], Iterator[tuple[int, int, str, str]]]
 
 
+@lru_cache
 def x86_64_decoder() -> Decoder:
     """Return a function that decodes bytes at an address."""
     return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm_lite

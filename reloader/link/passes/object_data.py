@@ -1,12 +1,13 @@
 """The variables of one object: which are kept, where they are, and what refers to them."""
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.elf.layout import is_array
-from reloader.elf.object import COMMON
+from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.data import (
     LayoutRow,
@@ -33,9 +34,8 @@ from reloader.link.passes.pair_variables import (
     Names,
     Pairing,
     UsersOf,
+    own_variables,
     pair_variables,
-    variables_of,
-    writable_sections,
 )
 from reloader.link.passes.references import Side
 from reloader.live.objects import LiveObject
@@ -43,6 +43,22 @@ from reloader.live.objects import LiveObject
 _STT_SECTION: Final = 3
 _LARGEST_GAP: Final = 64  # bytes between variables that alignment explains
 _UNKNOWN: Final = np.uint64(NO_ADDR)
+
+
+@lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
+def _own_side(file: ObjectFile, arch: Architecture) -> tuple[Side, Names]:
+    writable, variables = own_variables(file)
+    return Side(file, variables, writable, arch), Names(file, variables)
+
+
+def side_of(
+    file: ObjectFile, arch: Architecture, within: Bool | None = None
+) -> tuple[Side, Names]:
+    """Return one version's variables, those in some sections only if `within` is given."""
+    writable, variables = own_variables(file, within)
+    if writable is own_variables(file)[0]:
+        return _own_side(file, arch)
+    return Side(file, variables, writable, arch), Names(file, variables)
 
 
 class ObjectBinder:
@@ -59,13 +75,8 @@ class ObjectBinder:
         self.graph, self.row, self.before, self.reinit = graph, row, before, reinit
         self.file = graph.objects[row]
         self.first = int(graph.first_symbol[row])
-        writable = writable_sections(self.file) & in_data_block(graph, row)
-        old_writable = writable_sections(before.file)
-        old_variables = variables_of(before.file, old_writable)
-        self.new = Side(self.file, variables_of(self.file, writable), writable, arch)
-        self.old = Side(before.file, old_variables, old_writable, arch)
-        self.new_names = Names(self.file, self.new.variables)
-        self.old_names = Names(before.file, old_variables)
+        self.new, self.new_names = side_of(self.file, arch, in_data_block(graph, row))
+        self.old, self.old_names = side_of(before.file, arch)
         self.reinit_used: set[str] = set()
         self.restarted: list[int] = []
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -77,6 +78,26 @@ def writable_sections(file: ObjectFile) -> Bool:
     for section in np.flatnonzero(writable).tolist():
         writable[section] = not file.section_names[section].startswith(_CONSTANT)
     return writable
+
+
+@lru_cache(maxsize=16)
+def _own_variables(file: ObjectFile) -> tuple[Bool, Variables]:
+    writable = writable_sections(file)
+    writable.flags.writeable = False
+    return writable, variables_of(file, writable)
+
+
+def own_variables(file: ObjectFile, within: Bool | None = None) -> tuple[Bool, Variables]:
+    """Return the writable sections of an object and their variables.
+
+    Args:
+        file: The object; what is found is kept for the next few questions about it.
+        within: (s,) only these sections count.
+    """
+    writable, variables = _own_variables(file)
+    if within is None or bool((within | ~writable).all()):
+        return writable, variables
+    return writable & within, variables_of(file, writable & within)
 
 
 def variables_of(file: ObjectFile, writable: Bool) -> Variables:

@@ -1,7 +1,7 @@
 """References into writable sections that are written as section symbol + addend."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -41,7 +41,8 @@ def references_of(file: ObjectFile, writable: Bool, arch: Architecture) -> Refer
     flags = file.sections["sh_flags"][file.relocation_sections]
     chosen &= ((flags & _ALLOC) != 0) & (field_widths(file.relocations, arch) > 0)
     rows = np.flatnonzero(chosen)
-    kinds = arch.kinds[arch.kind_of_number[file.relocations["r_type"][rows]]]
+    kind = arch.kind_of_number[file.relocations["r_type"][rows]]
+    kinds = arch.kinds[kind]
     plain = (kinds["table"] == Table.NONE) & ~kinds["branch"] & (kinds["width"] >= _FIELD)
     return References(
         row=rows,
@@ -51,9 +52,15 @@ def references_of(file: ObjectFile, writable: Bool, arch: Architecture) -> Refer
         addend=file.relocations["r_addend"][rows]
         + file.symbols["st_value"][symbol[rows]].astype(np.int64),
         pc=kinds["pc"],
-        plain=plain & np.isin(kinds["formula"], ["S + A", "S + A - P"]),
+        plain=plain & _plain_kinds(arch)[kind],
         code=(flags[rows] & _EXECINSTR) != 0,
     )
+
+
+@lru_cache
+def _plain_kinds(arch: Architecture) -> Bool:
+    """Return (k,) which kinds are the symbol's address, absolute or relative."""
+    return np.isin(arch.kinds["formula"], ["S + A", "S + A - P"])
 
 
 class Side:

@@ -27,6 +27,8 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
     """Rewrite `mov`, `call *` and `jmp *` through GOT entries; every block has its address."""
     edges = graph.edges
     rows = _candidates(graph, arch)
+    if not len(rows):
+        return
     field = content_fields(graph)[rows]
     plan = arch.plan_got(graph.content, field)
     entry = _entry_edges(graph, rows)
@@ -48,6 +50,9 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
 
 def _candidates(graph: LinkGraph, arch: Architecture) -> I64:
     edges, kinds = graph.edges, arch.kinds
+    rows = np.flatnonzero(kinds["table"][edges.kind] == Table.GOT)
+    if not len(rows):
+        return rows
     marked = np.char.endswith(kinds["name"], _RELAXABLE) & (kinds["table"] == Table.GOT)
     return np.flatnonzero(marked[edges.kind] & edges.live & fresh_blocks(graph)[edges.block])
 

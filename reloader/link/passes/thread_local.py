@@ -5,12 +5,14 @@ every thread's pointer, so the question that dynamic sequences ask at run time h
 now. A variable without such an offset is new to the process and is refused here.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
 from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
-from reloader.ids import I64, NO_ADDR
+from reloader.ids import I64, NO_ADDR, Bool
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.functions import content_fields
 from reloader.link.passes.resolve import Lines, edge_place, live_edges, no_lines
@@ -67,14 +69,20 @@ def refuse_new_thread_locals(
     thread = symbols.type[edges.symbol] == STT_TLS
     placeless = symbols.origin[edges.symbol] == Origin.BLOCK
     placeless &= symbols.addr[edges.symbol] == np.uint64(NO_ADDR)
-    offset = np.char.startswith(arch.kinds["formula"], "T")[edges.kind]
-    offset |= arch.kinds["table"][edges.kind] == Table.TLS_IE
+    offset = _offset_kinds(arch)[edges.kind]
     wrong = live_edges(graph) & ((thread & placeless) | (offset & ~_has_offset(graph)))
     if wrong.any():
         _refuse(graph, np.flatnonzero(wrong), (_NEW, _NEW_REMEDY), lines)
 
 
-def _has_offset(graph: LinkGraph) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+@lru_cache
+def _offset_kinds(arch: Architecture) -> Bool:
+    """Return (k,) which kinds store an offset from the thread pointer."""
+    kinds = arch.kinds
+    return np.char.startswith(kinds["formula"], "T") | (kinds["table"] == Table.TLS_IE)
+
+
+def _has_offset(graph: LinkGraph) -> Bool:
     """Return (e,) whether an edge's symbol has an offset from the thread pointer."""
     symbols = graph.symbols
     known = (symbols.addr != np.uint64(NO_ADDR)) & (symbols.type == STT_TLS)

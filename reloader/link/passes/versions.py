@@ -7,6 +7,7 @@ column operation over units or over the pairs of relocations inside them.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import Field, dataclass, fields
+from functools import lru_cache
 from typing import Any, Self, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ def key_of(section: I64, offset: I64) -> I64:
     return (section << OFFSET_BITS) + offset
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fields:
     """What the diff needs of the kind table, indexed by relocation number."""
 
@@ -35,13 +36,23 @@ class Fields:
 
     @classmethod
     def of(cls, kinds: NDArray[np.void]) -> "Fields":
-        """Return the kind table's columns by number."""
+        """Return the kind table's columns by number, the same object for the same table."""
+        known = _FIELDS.get(id(kinds))
+        if known is None or known[0] is not kinds:
+            known = _FIELDS[id(kinds)] = kinds, cls._made_of(kinds)
+        return known[1]
+
+    @classmethod
+    def _made_of(cls, kinds: NDArray[np.void]) -> "Fields":
         count = int(kinds["number"].max(initial=0)) + 1
         width, pc, sized = (np.zeros(count, np.uint8) for _ in range(3))
         width[kinds["number"]] = kinds["width"]
         pc[kinds["number"]] = kinds["pc"]
         sized[kinds["number"]] = np.char.startswith(kinds["formula"], "Z")
         return cls(width, pc.astype(np.bool_), sized.astype(np.bool_))
+
+
+_FIELDS: dict[int, tuple[NDArray[np.void], Fields]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,7 @@ class Pairs(Columns):
     old: I64  # row of the old Version
 
 
+@lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
 def version_of(file: ObjectFile, kinds: Fields) -> Version:
     """Return an object's columns for the diff; markers without a field are left out."""
     flags = file.sections["sh_flags"].astype(np.int64)
@@ -244,6 +256,8 @@ def spread(same: Bool, user: I64, used: I64) -> None:
         user: (d,) the unit that depends.
         used: (d,) the unit it depends on.
     """
+    if not len(user):
+        return
     order = np.argsort(used, kind="stable")
     user, used = user[order], used[order]
     frontier = np.flatnonzero(~same)
