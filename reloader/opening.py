@@ -4,7 +4,7 @@ Either the process is new to us, and the baseline tells (generation 0), or an ea
 worked on it and the state tells.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from reloader.live.target import Mapping
 from stubs import layout
 from stubs.table import SlotTable
 
+Contents = Sequence[tuple[str, bytes]]  # (path, content) of finished files
+
 
 @dataclass(slots=True)
 class Opened:
@@ -36,7 +38,7 @@ class Opened:
     notes: list[str] = field(default_factory=list[str])
 
 
-def open_new(process: Process, files: Sequence[tuple[str, bytes]]) -> Opened:
+def open_new(process: Process, files: Contents) -> Opened:
     """Match watched files with the executable that runs.
 
     Args:
@@ -49,19 +51,32 @@ def open_new(process: Process, files: Sequence[tuple[str, bytes]]) -> Opened:
     arch = X86_64()
     baseline = match_baseline(objects, image, arch.kinds)
     opened = Opened(empty_program(process, image, baseline), shelf, {}, notes)
-    for row, placement in enumerate(baseline.placements):
-        key = placement.file.key
-        if placement.state in {State.MATCHED, State.PARTIAL}:
-            opened.program.objects[key] = baseline.live_object(row)
-        elif placement.state is State.DIFFERENT:
-            opened.refused[key] = placement.reason
-            notes.append(
-                f"{placement.file.name}: the running program was not built from this file"
-            )
-        elif not placement.file.member:
-            shelf.put(placement.file)
+    sort_placements(opened)
     index_symbols(opened.program)
     return opened
+
+
+def sort_placements(opened: Opened, skip: Container[Key] = ()) -> None:
+    """Say of each matched file whether it is live, refused, or none of the program's.
+
+    Args:
+        opened: Gets the answer; its program has the baseline.
+        skip: Objects of which more is known than the baseline tells.
+    """
+    baseline, program = opened.program.baseline, opened.program
+    for row, placement in enumerate(baseline.placements):
+        file = placement.file
+        if file.key in skip:
+            continue
+        if placement.state in {State.MATCHED, State.PARTIAL}:
+            program.objects[file.key] = baseline.live_object(row)
+        elif placement.state is State.DIFFERENT:
+            opened.refused[file.key] = placement.reason
+            opened.notes.append(
+                f"{file.name}: the running program was not built from this file"
+            )
+        elif not file.member:
+            opened.shelf.put(file)
 
 
 def empty_program(process: Process, image: Image, baseline: Baseline) -> Program:

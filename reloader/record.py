@@ -15,13 +15,14 @@ from typing import Any
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.ids import Generation, SlotId
+from reloader.ids import Addr, Generation, Region, SlotId
 from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.persist import pack
 from reloader.live.plan import Plan
 from reloader.live.process import Process
 from reloader.live.program import Program
+from reloader.live.target import Allocation
 from reloader.opening import Opened
 from reloader.outcome import Outcome
 from reloader.symbol_rows import all_symbols, changed_symbols
@@ -234,6 +235,20 @@ def held_json(row: Held) -> list[Any]:
     ]  # fmt: skip
 
 
+def planned_memory(plan: dict[str, Any], generation: int) -> list[Held]:
+    """Return the ledger rows that `held_json` was given."""
+    return [
+        Held(
+            Allocation(Region(region), Addr(addr), size),
+            Generation(generation),
+            (path, member),
+            unwind_addr,
+            set(references),
+        )
+        for region, addr, size, path, member, unwind_addr, references in plan.get("memory", [])
+    ]
+
+
 def text(data: bytes) -> str:
     """Return bytes as JSON can hold them."""
     return base64.b64encode(data).decode("ascii")
@@ -262,7 +277,14 @@ def record_opened(store: Store, process: Process, opened: Opened, how: str) -> i
             start_addr=image.low,
             end_addr=image.high,
         )
-        lives = list(program.objects.values())
+        record_objects(store, target, program, picture)
+    return target
+
+
+def record_objects(store: Store, target: int, program: Program, picture: int) -> None:
+    """Write down the objects of a program as what an image was linked from."""
+    lives = list(program.objects.values())
+    with store.transaction():
         for live in lives:
             store.snapshots.save(live.file.digest, live.file.data.data)
             owner = store.ledger.object_id(target, *live.file.key, image=picture)
@@ -270,7 +292,6 @@ def record_opened(store: Store, process: Process, opened: Opened, how: str) -> i
             store.ledger.replace_symbols(target, owner, 0, all_symbols(program, live))
         store.ledger.record_versions(target, 0, versions_of([live.file for live in lives]))
         store.resume.put_live(target, map(live_row, lives))
-    return target
 
 
 def command_line(pid: int) -> list[str]:

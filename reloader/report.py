@@ -58,6 +58,8 @@ def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
 def data_notes(program: Program, data: DataReport) -> list[str]:
     """Return a sentence for everything about variables that is not plain continuation."""
     notes = [initialiser_note(program, change) for change in data.initialiser_changed]
+    if data.new:
+        notes.append(f"new: {enumerate_names(data.new)}")
     if data.reinitialised:
         notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")
     if data.became_constant:

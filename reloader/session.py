@@ -93,7 +93,7 @@ class Session:
         """Find out what a process with the agent in it is made of, and write it down."""
         target = known_target(process, store)
         if target is not None:
-            opened = open_known(process, store, target)
+            opened = open_known(process, store, target, watched)
         else:
             opened = open_new(process, watched)
             target = record_opened(store, process, opened, how)

@@ -85,10 +85,19 @@ def target(answer: TargetAnswer) -> str:
     return f"{answer['name']} (pid {answer['pid']}), {objects} watched{notes}"
 
 
+_OUTCOMES: Final = {
+    ("load", "unchanged"): "unchanged: the code that runs is the same",
+    ("rollback", "live"): "rolled back",
+    ("rollback", "unchanged"): "unchanged: that is what runs",
+    ("unload", "live"): "unloaded",
+    ("unload", "unchanged"): "unchanged: what was linked is what runs",
+}
+
+
 def reload(answer: ReloadAnswer) -> str:
     """Return one attempt in a line: `hud.o live: draw, score (2 functions) in 3.1 ms`."""
     names = shorten([_base(name) for name in answer["objects"]])
-    line = f"{names} {answer['outcome']}".lstrip()
+    line = f"{names} {_OUTCOMES.get((answer['kind'], answer['outcome']), answer['outcome'])}"
     if answer["outcome"] == "live":
         functions = answer["functions"]
         if functions:
@@ -99,7 +108,12 @@ def reload(answer: ReloadAnswer) -> str:
             line += f", stopped for {answer['stop_us'] / 1000:.2f} ms"
     if answer["error"]:
         line += f": {answer['error']}"
-    return "\n".join([line, *(f"  {note}" for note in answer["notes"])])
+    return "\n".join([line.lstrip(), *(f"  {note}" for note in answer["notes"])])
+
+
+def local(text: str) -> str:
+    """Return a text with paths below the working folder as they are named from there."""
+    return text.replace(f"{Path.cwd()}/", "")
 
 
 def history(rows: Sequence[ReloadAnswer]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from reloader.client import Client
+from reloader.show import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -90,7 +91,7 @@ def progress(doing: str) -> Generator[Callable[[str], None]]:
 
 def answer(result: object, text: Callable[[], str], *, as_json: bool) -> None:
     """Print a result, as JSON or as text."""
-    click.echo(json.dumps(result, indent=2) if as_json else text())
+    click.echo(json.dumps(result, indent=2) if as_json else local(text()))
 
 
 def absolute(path: str) -> str:

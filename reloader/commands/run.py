@@ -14,6 +14,7 @@ from reloader.commands.common import absolute, progress
 from reloader.commands.control import build_option, source_option, watch_option
 from reloader.protocol import Event, check_peer
 from reloader.run_program import minding
+from reloader.show import local
 from reloader.spawn import agent_environment, find_program, socket_pair, start_program
 
 _PASS_ON = {"ignore_unknown_options": False, "allow_interspersed_args": False}
@@ -89,7 +90,7 @@ class _Shown:
             event = Event("warning", {"text": "the daemon ended; the program runs on"})
         if self._quiet or event.data.get("session", self._session) != self._session:
             return
-        line = self._json(event) if self._as_json else show.event(event)
+        line = self._json(event) if self._as_json else local(show.event(event) or "")
         if line:
             click.echo(line, err=True)
 

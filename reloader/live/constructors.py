@@ -36,7 +36,7 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
 
 
 def retain(program: Program, plan: Plan, generation: Generation) -> None:
-    """Let what a failed transaction took wait for its proof: a constructor may have told of it."""
+    """Let what a failed attempt took wait for its proof: constructors may have told of it."""
     plan.retained = True
     plan.held = [replace(row, generation=generation, superseded=True) for row in plan.held]
     program.ledger.add(plan.held)

@@ -21,7 +21,7 @@ from reloader.live.next_version import hold, next_versions
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.switch import plan_entries
-from reloader.live.target import Allocation, Arena
+from reloader.live.target import Allocation
 
 
 def link_transaction(
@@ -118,7 +118,7 @@ def give_back(program: Program, allocation: Allocation) -> None:
 
 
 def give_slots_back(program: Program, first: int) -> None:
-    """Forget the slots from `first` on, but for those that a constructor may have handed out."""
+    """Forget the slots from `first` on, but for those a constructor may have handed out."""
     end = max((slot + 1 for slot in program.dead_slots if slot >= first), default=first)
     program.target.arena.slots[end : len(program.table)] = 0
     program.table.truncate(end)

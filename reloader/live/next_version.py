@@ -76,43 +76,41 @@ def hold(
         )
         for item in placed
     ]
-    everything = Ledger(dict(ledger.rows))
-    everything.add(rows)
-    for source, target in referenced_pairs(graph, everything):
-        if source in everything.rows and everything.rows[source] in rows:
-            everything.rows[source].references.add(target)
+    fresh = Ledger()
+    fresh.add(rows)
+    for source, target in referenced_pairs(graph, fresh, ledger):
+        fresh.rows[source].references.add(target)
     for row in rows:
         if row.unwind_addr:
-            row.references |= unwind_tables(graph, everything, row.object, unwind)
+            row.references |= unwind_tables(graph, (fresh, ledger), row.object, unwind)
     return rows
 
 
 def unwind_tables(
-    graph: LinkGraph, ledger: Ledger, owner: tuple[str, str], header: int
+    graph: LinkGraph, ledgers: Sequence[Ledger], owner: tuple[str, str], header: int
 ) -> set[int]:
     """Return the memory of the unwind tables of one object's code: an unwinder reads them."""
     blocks = graph.blocks
     keys = [file.key for file in graph.objects]
     mine = blocks.object == (keys.index(owner) if owner in keys else NO_ROW)
     tables = blocks.addr[named_blocks(graph, UNWIND_NAME) & mine & blocks.live]
-    return ledger.holding(np.append(tables, np.uint64(header)))
+    addrs = np.append(tables, np.uint64(header))
+    return set[int]().union(*(ledger.holding(addrs) for ledger in ledgers))
 
 
-def referenced_pairs(graph: LinkGraph, ledger: Ledger) -> list[tuple[int, int]]:
-    """Return the distinct (memory of an edge's field, memory of its target) addresses."""
+def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tuple[int, int]]:
+    """Return the distinct (new memory of an edge's field, memory of its target) addresses."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
-    used = (
-        edges.live & blocks.live[edges.block] & (blocks.addr[edges.block] != np.uint64(NO_ADDR))
-    )
+    addr = blocks.addr[edges.block]
+    used = edges.live & blocks.live[edges.block] & (addr != np.uint64(NO_ADDR))
     # A table describes code and does not keep it; the code keeps the table.
     used &= ~named_blocks(graph, UNWIND_NAME)[edges.block]
-    source = blocks.addr[edges.block[used]]
+    sources, from_row = fresh.find(addr[used])
     symbol: I32 = edges.symbol[used]
     pairs: set[tuple[int, int]] = set()
     for target in (symbols.addr[symbol], body_addr(graph)[symbol]):
-        starts, from_row = ledger.find(source)
-        _, to_row = ledger.find(target)
-        inside = (from_row != NO_ROW) & (to_row != NO_ROW) & (from_row != to_row)
-        both = np.unique(np.stack([from_row[inside], to_row[inside]]), axis=1)
-        pairs |= {(starts[a], starts[b]) for a, b in both.T.tolist()}
-    return sorted(pairs)
+        for targets, to_row in (fresh.find(target), ledger.find(target)):
+            inside = (from_row != NO_ROW) & (to_row != NO_ROW)
+            both = set((from_row[inside].astype(np.int64) << 32 | to_row[inside]).tolist())
+            pairs |= {(sources[key >> 32], targets[key & 0xFFFF_FFFF]) for key in both}
+    return {(source, target) for source, target in pairs if source != target}

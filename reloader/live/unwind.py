@@ -31,11 +31,9 @@ def publish(program: Program, held: Sequence[Held], undo: ExitStack) -> Allocati
         undo: Gets what takes this back.
     """
     arena = program.target.arena
-    everything = Ledger({row.allocation.addr: row for row in held})
-    everything.add(
-        program.ledger.rows.values()
-    )  # superseded code too: a frame may still run it
-    entries = everything.unwind_entries()
+    fresh = Ledger({row.allocation.addr: row for row in held})
+    # superseded code too: a frame may still run it
+    entries = sorted([*program.ledger.unwind_entries(), *fresh.unwind_entries()])
     words = np.array([len(entries), *(word for entry in entries for word in entry)], np.uint64)
     allocation = arena.allocate(Region.RODATA, words.nbytes)
     arena.view(allocation.addr, words.nbytes)[:] = words.view(np.uint8)

@@ -72,8 +72,8 @@ def test_a_full_region_is_refused_with_the_numbers(arena: MappedArena) -> None:
         arena.allocate(Region.DATA, 4 << 20)
     assert str(refused.value) == (
         "the arena's data region has no 4194304 bytes in one piece: the largest hole is"
-        " 3145728, 3145728 of 4194304 bytes are free. Nothing was changed. Unload objects that are no"
-        " longer needed, or restart the program."
+        " 3145728, 3145728 of 4194304 bytes are free. Nothing was changed. Unload objects that"
+        " are no longer needed, or restart the program."
     )
 
 

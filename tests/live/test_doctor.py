@@ -12,7 +12,13 @@ from tests.support.live import compile_program, compile_text, hear, running
 
 pytestmark = pytest.mark.live
 
-WAITS = '#include <unistd.h>\nint main(void) { char b; if (write(1, "r\\n", 2)) {} return read(0, &b, 1) < 0; }\n'
+WAITS = r"""
+#include <unistd.h>
+int main(void) {
+  char byte;
+  return write(1, "r\n", 2) != 2 || read(0, &byte, 1) < 0;
+}
+"""
 
 
 def test_an_ordinary_program_has_nothing_in_the_way() -> None:

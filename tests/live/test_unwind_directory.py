@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from reloader.ids import Region
-from reloader.live.inject import attach
+from reloader.live.inject import adopt, attach, prepare_spawn
 from reloader.live.process import Process
 from stubs import layout
-from reloader.live.inject import adopt, prepare_spawn
 from tests.support.live import PROGRAMS, compile_text, hear, running, say
 
 pytestmark = pytest.mark.live
@@ -47,9 +46,9 @@ def test_injected_agent_answers_for_the_arena_only(linking: str) -> None:
         process.close()
 
 
-@pytest.mark.parametrize("flags", [(), ("-static-libgcc", "-static-libstdc++")])
+@pytest.mark.parametrize("flags", [(), ("-static-libgcc",)])
 def test_throws_of_the_program_itself_are_caught_as_before(flags: tuple[str, ...]) -> None:
-    path = compile_text(THROWS, "throws", "-xc++", *flags, "-xnone", "-lstdc++")
+    path = compile_text(THROWS, "throws", *flags, "-lstdc++")
     with running([path]) as child:
         assert hear(child) == "ready"
         process = attach(child.pid)
@@ -60,7 +59,7 @@ def test_throws_of_the_program_itself_are_caught_as_before(flags: tuple[str, ...
 
 
 def test_throws_are_caught_under_a_preloaded_agent() -> None:
-    path = compile_text(THROWS, "throws", "-xc++", "-xnone", "-lstdc++")
+    path = compile_text(THROWS, "throws", "-lstdc++")
     argv, env, child_fd, daemon_fd = prepare_spawn([str(path)], os.environ)
     with running(argv, env=env, pass_fds=[child_fd]) as child:
         os.close(child_fd)

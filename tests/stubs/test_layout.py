@@ -59,7 +59,6 @@ def test_every_number_is_the_same() -> None:
 
 
 def test_every_struct_of_the_header_is_compared() -> None:
-    named = set(
-        re.findall(r"^struct (reloader_\w+) \{", (AGENT / "agent.h").read_text(), re.MULTILINE)
-    )
+    header = (AGENT / "agent.h").read_text()
+    named = set(re.findall(r"^struct (reloader_\w+) \{", header, re.MULTILINE))
     assert named - {"reloader_unwind_directory"} == set(layout.STRUCTS)

@@ -33,9 +33,13 @@ def compile_text(text: str, name: str = "program", *flags: str) -> Path:
     key = hashlib.blake2b(repr((text, every)).encode(), digest_size=8).hexdigest()
     target = _folder() / f"{name}-{key}"
     if not target.exists():
-        source = target.with_suffix(f".{os.getpid()}.c")
+        suffix = "cc" if "-lstdc++" in flags else "c"
+        source = target.with_suffix(f".{os.getpid()}.{suffix}")
         source.write_text(text)
         unfinished = target.with_suffix(f".{os.getpid()}")
+        # libraries stand behind the source that wants them
+        command = ["/usr/bin/gcc", *every[:5], "-o", str(unfinished), *flags, str(source)]
+        command += [flag for flag in flags if flag.startswith("-l")]
         subprocess.run(command, check=True)
         unfinished.rename(target)
         source.unlink()

@@ -10,7 +10,7 @@ import numpy as np
 
 from reloader.elf.constants import SHF_WRITE, STT_FUNC, STT_SECTION, STT_TLS
 from reloader.elf.object import ABSOLUTE, COMMON
-from reloader.ids import I64, Bool
+from reloader.ids import I32, I64, Bool
 from reloader.link.graph import Origin
 from reloader.link.passes.matcher import NO_ADDR, Matcher
 from reloader.link.passes.versions import Pairs, Version, key_of
@@ -97,9 +97,18 @@ def old_targets(match: Matcher, rows: I64) -> I64:
     result[known] = (canonical + addend)[known]
     columns = np.repeat(result[:, None], len(FIELD_END), axis=1)
     # of a section whose variables were split up, `section_addr` is that of its new ones only
-    kept = np.flatnonzero(np.isin(section, live.data.section))
-    columns[kept] = kept_targets(match, rows[kept])
+    kept = np.flatnonzero(in_sections(section, live.data.section))
+    if len(kept):
+        columns[kept] = kept_targets(match, rows[kept])
     return columns
+
+
+def in_sections(section: I64, known: I32) -> Bool:
+    """Return which sections are among some, given in ascending order."""
+    if not len(known):
+        return np.zeros(len(section), np.bool_)
+    at = np.minimum(known.searchsorted(section), len(known) - 1)
+    return known[at] == section
 
 
 def kept_targets(match: Matcher, rows: I64) -> I64:
@@ -117,6 +126,8 @@ def kept_targets(match: Matcher, rows: I64) -> I64:
     named = (old.file.types()[symbol] != STT_SECTION) | (section == COMMON)
     pc = match.fields.pc[old.number[rows]]
     single = single_moves(match.live, section)
+    if bool((single != UNKNOWN).all()):
+        return np.repeat((single + value + addend)[:, None], len(FIELD_END), axis=1)
     columns: list[I64] = []
     for end in FIELD_END:
         at = np.where(named, value, value + addend + end * pc)
