@@ -7,7 +7,7 @@ the transaction is finished, else it is undone.
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,11 @@ class StateJournal:
             self.store.journal.live(self.target, generation, summary_of(outcome))
             resume_rows(self.store, self.target, self.program, plan)
             self.record_memory(plan.held)
-            self.store.ledger.record_slots(slot_rows(self.program, self.target, plan))
+            changed = {
+                *range(plan.first_slot, len(self.program.table)),
+                *plan.flips.slot.tolist(),
+            }
+            self.store.ledger.record_slots(slot_rows(self.program, self.target, changed))
             for row, file in enumerate(plan.graph.objects):
                 owner = self.store.ledger.object_id(self.target, *file.key)
                 columns = changed_symbols(self.program, plan, row)
@@ -111,10 +115,12 @@ class StateJournal:
         self, generation: Generation, summary: Summary, retained: Plan | None
     ) -> None:
         """Write down that an attempt was undone, and what of it has to wait for its proof."""
+        known = {row.addr for row in self.store.query.allocations(self.target)}
+        ledger = self.program.ledger.rows
         with self.store.transaction():
             self.store.journal.fail(self.target, generation, summary)
+            self.record_memory([row for addr, row in ledger.items() if addr not in known])
             if retained is not None:
-                self.record_memory(retained.held)
                 slots = slot_key_rows(self.program, retained.first_slot)
                 self.store.resume.put_slots(self.target, slots)
 
@@ -164,10 +170,9 @@ def slot_key_rows(program: Program, first: int) -> list[SlotKeyRow]:
     ]
 
 
-def slot_rows(program: Program, target: int, plan: Plan) -> list[SlotRow]:
-    """Return the new slots of a plan and those it flipped, as people ask for them."""
+def slot_rows(program: Program, target: int, slots: Iterable[int]) -> list[SlotRow]:
+    """Return slots as people ask for them."""
     arena, table = program.target.arena, program.table
-    wanted = {*range(plan.first_slot, len(table)), *plan.flips.slot.tolist()}
     return [
         SlotRow(
             target=target,
@@ -181,7 +186,7 @@ def slot_rows(program: Program, target: int, plan: Plan) -> list[SlotRow]:
             generation=int(program.generation),
         )
         for names in [program.slot_owners()]
-        for slot in sorted(wanted)
+        for slot in sorted(slots)
     ]
 
 

@@ -2,13 +2,13 @@
 
 The journal says what was intended, the slots say what is. One that has flipped any slot is
 finished: its code was complete before the first flip, and threads may be running it. One that
-has flipped none is undone. Its memory is not simply free again: a constructor may have run and
-told somebody of it, so it waits for its proof like everything that is superseded.
+has flipped none is undone. Its memory is not simply free again: it waits for its proof like
+everything that is superseded. Where constructors may have run, they may have told somebody of
+its functions: then its slots stay, and what they lead to.
 """
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from reloader.ids import U8, Addr, Generation
 from reloader.live.patching import apply_redirects
 from reloader.live.program import Program
 from reloader.live.redirect import WIDEST, RedirectPlan, Way
-from reloader.record import StateJournal, planned_memory
+from reloader.record import StateJournal, planned_memory, slot_rows
 from reloader.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import GenerationRow, Summary
@@ -87,7 +87,7 @@ def undo(program: Program, journal: StateJournal, row: GenerationRow, why: str =
     """Write down that a transaction did not become live; keep what constructors may know."""
     text = f"the daemon ended before it became live; nothing was changed{why}"
     held = [
-        replace(memory, superseded=True)
+        memory
         for memory in planned_memory(row.plan, row.generation)
         if memory.allocation.addr not in program.ledger.rows
     ]
@@ -102,7 +102,6 @@ def undo(program: Program, journal: StateJournal, row: GenerationRow, why: str =
         program.target.arena.reserve(memory.allocation)
     program.ledger.add(held)
     take_slots(program, slots)
-    program.dead_slots.update(slot.slot for slot in slots)
     return f"generation {row.generation}: {text}"
 
 
@@ -190,6 +189,8 @@ def finish_record(
         store.resume.put_slots(target, slots)
         store.resume.put_redirects(target, planned_redirects(row.plan))
         journal.record_memory(held)
+        changed = {slot for slot, *_ in row.plan["flips"]} | {slot.slot for slot in slots}
+        store.ledger.record_slots(slot_rows(program, target, changed))
         for live in lives:
             owner = store.ledger.object_id(target, live.path, live.member)
             columns = all_symbols(program, program.objects[live.path, live.member])

@@ -15,7 +15,9 @@ FLAGS: Final = (
     "-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
     "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
-AGENT_SOURCES: Final = ("space.c", "start.c", "commands.c", "unwind.c", "preload.c")
+AGENT_SOURCES: Final = (
+    "space.c", "start.c", "commands.c", "unwind.c", "preload.c", "dirty.c",
+)  # fmt: skip
 # libgcc_s is linked although nothing here calls it: the agent routes its imports of the unwind
 # look-ups to itself, and a libgcc_s that is loaded later would not be routed
 AGENT_LIBRARIES: Final = ("-Wl,--no-as-needed", "-lgcc_s", "-Wl,-z,now", "-Wl,-z,relro")

@@ -35,6 +35,7 @@ OP_SYNC_CORE: Final = 4
 OP_CLOSE: Final = 5
 OP_PTRACER: Final = 6
 OP_HOOK_UNWIND: Final = 7
+OP_TRACK_WRITES: Final = 8
 
 STATE_STARTING: Final = 0
 STATE_IDLE: Final = 1

@@ -6,6 +6,7 @@
 # Works without root and changes nothing of the machine's apt: the lists, the cache and the source
 # entries are private to .work/apt. The entries are this machine's own with `deb` read as `deb-src`,
 # so mirrors, keys and proxies are whatever already works here. A tree that is there is kept.
+# Of a package in parts_of only these folders are kept, unpatched: all of LLVM is 2 GiB of files.
 set -euo pipefail
 export LC_ALL=C
 
@@ -22,6 +23,12 @@ die() {
 for name in "$@"; do
     [[ $name =~ ^[a-z0-9][a-z0-9.+-]+$ ]] || die "'$name' is not a Debian source package name"
 done
+
+parts_of() {
+    case $1 in
+    llvm-toolchain-19) echo llvm/test/ExecutionEngine ;;
+    esac
+}
 
 missing=()
 for name in "$@"; do
@@ -55,6 +62,22 @@ private_apt() {
         -o APT::Update::Post-Invoke-Success::= -o APT::Sandbox::User= -o Acquire::Retries=3 "$@"
 }
 
+# The whole patched tree, or only the parts that are wanted, in the working directory.
+unpack() {
+    local name=$1 version=$2 parts tars
+    parts=$(parts_of "$name")
+    if [ -z "$parts" ]; then
+        private_apt apt-get source --only-source "$name=$version"
+        return
+    fi
+    private_apt apt-get source --only-source --tar-only --download-only "$name=$version" || return 1
+    tars=$(find . -name '*.orig.tar.*' ! -name '*.asc')
+    mkdir tree
+    # shellcheck disable=SC2086 # one word a folder
+    tar -xf "$tars" -C tree --strip-components=1 --wildcards $(printf '*/%s ' $parts) || return 1
+    rm -f ./*.tar.*
+}
+
 # One tree, unpacked beside its place and renamed into it: a reader sees all of it or none.
 # Newest version first; an older one of the same release if a mirror lists files it no longer has.
 fetch() {
@@ -63,7 +86,7 @@ fetch() {
     chmod 755 "$work"
     for version in $(private_apt apt-cache showsrc --only-source "$name" 2>/dev/null |
         sed -n 's/^Version: //p' | sort -rVu); do
-        if (cd "$work" && private_apt apt-get source --only-source "$name=$version" >>log 2>&1); then
+        if (cd "$work" && unpack "$name" "$version" >>log 2>&1); then
             tree=$(find "$work" -mindepth 1 -maxdepth 1 -type d)
             mv "$tree" "$sources/$name"
             rm -rf "$work"

@@ -55,6 +55,18 @@ class Rewritten:
     void: I64
 
 
+@dataclass(frozen=True, slots=True)
+class FarAccess:
+    """Another form of an instruction, for a variable that its displacement does not reach."""
+
+    site: bytes  # replaces the instruction, as long as it was
+    site_field: int  # offset of the field in it: a jump to the thunk, or a GOT load itself
+    got_kind: int  # row of the kind table: a pc-relative field that goes through the GOT
+    thunk: bytes = b""  # code elsewhere; empty: the site does it all
+    thunk_got: int = 0  # offset of the field that goes through the GOT
+    thunk_back: int = 0  # offset of the field of the jump back behind the site
+
+
 class Architecture(Protocol):
     """One CPU."""
 
@@ -107,4 +119,8 @@ class Architecture(Protocol):
 
     def rewrite_got(self, content: U8, field: I64) -> None:
         """Do what `plan_got` said, for fields that it knows."""
+        ...
+
+    def far_access(self, instruction: bytes) -> FarAccess | None:
+        """Return another form of an instruction that ends with its displacement, or None."""
         ...

@@ -4,8 +4,8 @@ from typing import Final
 
 import numpy as np
 
-from reloader.arch import x86_64_rewrite
-from reloader.arch.base import Rewritten
+from reloader.arch import x86_64_far, x86_64_rewrite
+from reloader.arch.base import FarAccess, Rewritten
 from reloader.arch.x86_64_kinds import KINDS, NUMBERS, kind
 from reloader.errors.linking import FixupRangeError, RangeRow
 from reloader.ids import I64, U8, U64, Bool
@@ -113,6 +113,10 @@ class X86_64:  # noqa: N801  the architecture's own name
     def rewrite_got(self, content: U8, field: I64) -> None:
         """Do what `plan_got` said, for fields that it knows."""
         x86_64_rewrite.rewrite_got(content, field)
+
+    def far_access(self, instruction: bytes) -> FarAccess | None:
+        """Return `lea` and `mov` from memory in a form that goes through the GOT."""
+        return x86_64_far.far_access(instruction)
 
 
 def _far(what: str, addr: int, distance: int) -> RangeRow:

@@ -58,7 +58,7 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
     counts = [0, *(len(file.symbols) for file in files)]
     graph = LinkGraph(
         objects=files,
-        content=np.concatenate(contents) if contents else np.zeros(0, np.uint8),
+        content=joined(contents) if contents else np.zeros(0, np.uint8),
         blocks=blocks,
         symbols=symbols,
         edges=_edges_of(files, block_of_section, blocks, arch),
@@ -69,8 +69,16 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
     return graph
 
 
+def joined(columns: Sequence[Any]) -> Any:  # noqa: ANN401  arrays of one type
+    """Return several arrays as one; a single one is not copied."""
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
 def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Blocks or Edges
     """Return one table of the columns of several."""
+    parts = [part for part in parts if len(part.object)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     names = kind.__dataclass_fields__
     return kind(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
@@ -81,10 +89,12 @@ def _regions(file: ObjectFile) -> U8:
     writable = (flags & SHF_WRITE) != 0
     writable[named_sections(file, _READ_ONLY_NAMES)] = False
     writable &= ~one_of(kinds, _ARRAYS)
-    region = np.where(writable, Region.DATA, Region.RODATA)
-    region = np.where((flags & SHF_EXECINSTR) != 0, Region.CODE, region)
-    region = np.where((flags & SHF_TLS) != 0, Region.TLS, region)
-    return np.where((flags & SHF_ALLOC) != 0, region, Region.NONE).astype(np.uint8)
+    region = np.full(len(flags), Region.RODATA, np.uint8)
+    region[writable] = Region.DATA
+    region[(flags & SHF_EXECINSTR) != 0] = Region.CODE
+    region[(flags & SHF_TLS) != 0] = Region.TLS
+    region[(flags & SHF_ALLOC) == 0] = Region.NONE
+    return region
 
 
 def _blocks_of(file: ObjectFile, row: int, lost: Bool, start: int) -> tuple[Blocks, I32, U8]:
@@ -140,11 +150,11 @@ def _symbols_of(
 ) -> tuple[Symbols, Blocks]:
     """Return the symbols of all objects, and a zero-fill block for each COMMON one."""
     names = [name for file in files for name in file.symbol_names]
-    raw: Any = np.concatenate([file.symbols for file in files])
-    section = np.concatenate([file.symbol_sections for file in files])
+    raw: Any = joined([file.symbols for file in files])
+    section = joined([file.symbol_sections for file in files])
     counts = [len(file.symbols) for file in files]
     owner = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-    block = np.concatenate(
+    block = joined(
         [
             np.where(file.symbol_sections >= 0, table[np.maximum(file.symbol_sections, 0)], -1)
             for file, table in zip(files, block_of_section, strict=True)
@@ -162,7 +172,7 @@ def _symbols_of(
     count = len(names)
     symbols = Symbols(
         object=owner,
-        source=np.concatenate([np.arange(size, dtype=np.int32) for size in counts]),
+        source=joined([np.arange(size, dtype=np.int32) for size in counts]),
         name=names,
         origin=origin,
         block=block,
@@ -204,11 +214,11 @@ def _edges_of(
     arch: Architecture,
 ) -> Edges:
     """Return the edges of all allocated blocks, sorted by block, then offset."""
-    raw: Any = np.concatenate([file.relocations for file in files])
+    raw: Any = joined([file.relocations for file in files])
     counts = [len(file.relocations) for file in files]
     firsts = np.cumsum([0, *(len(file.symbols) for file in files)])[:-1]
     first = np.repeat(firsts, counts)
-    block = np.concatenate(
+    block = joined(
         [table[f.relocation_sections] for f, table in zip(files, block_of_section, strict=True)]
     ).astype(np.int32)
     kept = (block >= 0) & (blocks.region[block] != Region.NONE)

@@ -85,7 +85,7 @@ def edge_values(graph: LinkGraph, arch: Architecture) -> Values:
     )  # the edge's symbol is the GOT, see build_tables
     kind = edges.kind[rows].astype(np.int32)
     value = np.zeros(len(rows), np.uint64)
-    for row in np.unique(kind).tolist():
+    for row in sorted(set(kind.tolist())):
         mine = np.flatnonzero(kind == row)
         for sign, letter in _terms(str(arch.kinds["formula"][row])):
             term = letters[letter][mine]
@@ -101,6 +101,7 @@ def _terms(formula: str) -> tuple[tuple[bool, str], ...]:
     return tuple((words[i] == "+", words[i + 1]) for i in range(0, len(words), 2))
 
 
+@lru_cache
 def limits(arch: Architecture, kind: int) -> tuple[int, int]:
     """Return the least and the greatest value that a field of a kind holds."""
     row = arch.kinds[kind]
@@ -113,7 +114,7 @@ def limits(arch: Architecture, kind: int) -> tuple[int, int]:
 
 def _fits(arch: Architecture, kind: I32, value: I64) -> Bool:
     fits = np.ones(len(value), np.bool_)
-    for row in np.unique(kind).tolist():
+    for row in sorted(set(kind.tolist())):
         if bool(arch.kinds["checked"][row]):
             low, high = limits(arch, row)
             mine = kind == row

@@ -38,8 +38,10 @@ def _extend(table: Any, count: int, columns: dict[str, Any]) -> I32:  # noqa: AN
     first = len(table.block if isinstance(table, Edges) else table.object)
     for name, value in columns.items():
         old = getattr(table, name)
-        new = np.broadcast_to(np.asarray(value).astype(old.dtype), (count,))
-        setattr(table, name, np.concatenate([old, new]))
+        grown = np.empty(first + count, old.dtype)
+        grown[:first] = old
+        grown[first:] = value
+        setattr(table, name, grown)
     return np.arange(first, first + count, dtype=np.int32)
 
 

@@ -15,6 +15,7 @@ from reloader.link.graph import LinkGraph
 from reloader.link.layout import Allocate, Placed, place
 from reloader.link.passes.build_tables import build_tables
 from reloader.link.passes.eh_frame import Unwind, cut_eh_frame, read_unwind, write_eh_frame_hdr
+from reloader.link.passes.far_data import reach_far_data
 from reloader.link.passes.functions import bind_functions, mark_functions
 from reloader.link.passes.mark_live import mark_live
 from reloader.link.passes.relax import relax_got
@@ -94,6 +95,7 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     resolve(graph, setting.source, lines)
     # No undefined symbol is used.
     refuse_new_thread_locals(graph, arch, lines)
+    reach_far_data(graph, arch, setting.arena)
     build_tables(graph, arch, setting.arena, lines)
     # Sizes are final from here.
     setting.assign_slots(graph)

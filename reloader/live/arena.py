@@ -55,6 +55,10 @@ class Pages:
 
     def take(self, count: int, name: str) -> int:
         """Return the first page of a free run and mark it taken."""
+        first = self.quickly(count)
+        if first >= 0:
+            self.mark(first, count, TAKEN)
+            return first
         starts, ends = self.runs()
         if starts.size and ends[-1] == self.high:  # the last run goes on into untouched pages
             ends[-1] = len(self.state)
@@ -74,6 +78,11 @@ class Pages:
         first = int(starts[fits[0]])
         self.mark(first, count, TAKEN)
         return first
+
+    def quickly(self, count: int) -> int:
+        """Return the first page of the first free run below `high` that is long enough, or -1."""
+        taken = (self.state[: self.high] == TAKEN).tobytes()
+        return taken.find(bytes(count))
 
     def mark(self, first: int, count: int, state: int) -> None:
         """Set the state of pages."""

@@ -21,7 +21,7 @@ from stubs import layout
 
 NAMES: Final = (
     "ping", "name look-up", "function call", "discarding of pages", "membarrier", "close",
-    "permission for a tracer", "patching of unwind look-ups",
+    "permission for a tracer", "patching of unwind look-ups", "tracking of writes",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
 FAILED: Final = (1 << 64) - 1
@@ -83,6 +83,17 @@ class Channel:
                 found[done : done + count] = replies
             done += count
         return found
+
+    def track_writes(self) -> tuple[int, int]:
+        """Return a userfaultfd's number in the process, and glibc's pointer guard there."""
+        with self._lock:
+            end = time.monotonic() + 10.0
+            fd = self._command(layout.OP_TRACK_WRITES, (), end, 10.0)
+            if fd == FAILED:
+                error = int(self.header["ring"][0][self._last()]["error"])
+                raise AgentCommandError(self.pid, NAMES[layout.OP_TRACK_WRITES], error)
+            guard = self._bytes[layout.REPLY_OFFSET :][:8].view(np.uint64)
+            return fd, int(guard[0])
 
     def discard(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Drop private copies of pages in (address, size) ranges."""

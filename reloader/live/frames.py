@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reloader.ids import I64, U64, Addr
 from reloader.live import decode
-from reloader.live.target import Mapping, Stopped, Target
+from reloader.live.target import Mapping, Target
 
 Span = tuple[int, int]  # first address, address behind the last
 Symboliser = Callable[[int], str]  # the variable at an address, or ""
@@ -215,13 +215,6 @@ def name_word(
         return Holder("global", inside, addr, value, 0, symbol)
     where = f"memory at {addr:#x} ({mapping.name or 'mapped by the program'})"
     return Holder("memory", where, addr, value, 0, symbol)
-
-
-def stacks_of(mappings: list[Mapping], stopped: Stopped) -> dict[int, int]:
-    """Return the thread whose stack pointer is in each mapping, by the mapping's start."""
-    rows = zip(stopped.tids, stopped.registers[:, RSP].tolist(), strict=True)
-    found = [(mapping_at(mappings, rsp), tid) for tid, rsp in rows]
-    return {int(mappings[at].start): tid for at, tid in found if at is not None}
 
 
 def describe(  # noqa: PLR0913, PLR0917  two columns of words, and what names them

@@ -30,6 +30,7 @@ HELLO_SECONDS: Final = 30.0
 RTLD_NOW: Final = 2
 SYS_MEMFD_CREATE, SYS_CLOSE = 319, 3
 MFD_CLOEXEC: Final = 1
+AGENT_NAME: Final = b"reloader-agent\0"  # not longer than /proc/self/fd/0
 SO_PASSCRED, SCM_CREDENTIALS = 16, 2
 
 
@@ -112,7 +113,7 @@ def adopt(pid: int, sock: socket.socket) -> Adopted:
 def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: bytes) -> int:
     """Bring the agent's bytes in and open them as a library; return its load address."""
     pid = entrance.pid
-    thread.write(thread.scratch, b"reloader-agent\0")
+    thread.write(thread.scratch, AGENT_NAME)
     fd = thread.syscall(SYS_MEMFD_CREATE, thread.scratch, MFD_CLOEXEC)
     if fd < 0:
         raise InjectionError(pid, "memfd_create", os.strerror(-fd))
@@ -123,6 +124,8 @@ def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: bytes) -> int
         handle = thread.call(entrance.dlopen, thread.scratch, RTLD_NOW)
         if not handle:
             raise InjectionError(pid, "dlopen", _last_dl_error(thread, entrance))
+        # A debugger would open the name in its own /proc/self/fd, a pipe perhaps, and hang.
+        thread.write(int.from_bytes(thread.read(handle + 8, 8), "little"), AGENT_NAME)  # l_name
         return int.from_bytes(thread.read(handle, 8), "little")  # link_map.l_addr
     finally:
         thread.syscall(SYS_CLOSE, fd)

@@ -119,7 +119,7 @@ def give_back(program: Program, allocation: Allocation) -> None:
 
 def give_slots_back(program: Program, first: int) -> None:
     """Forget the slots from `first` on, but for those a constructor may have handed out."""
-    end = max((slot + 1 for slot in program.dead_slots if slot >= first), default=first)
+    end = max((slot + 1 for slot in program.retained if slot >= first), default=first)
     program.target.arena.slots[end : len(program.table)] = 0
     program.table.truncate(end)
 

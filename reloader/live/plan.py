@@ -39,11 +39,12 @@ class Plan:
     retained: bool = False  # undone, but what it took stays: constructors have run in it
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
-        """Return (slot, (address, bytes before, bytes after)) of each write into the executable."""
+        """Return (slot, (address, bytes before, bytes after)) of each write into the program."""
         plan = self.redirects
         if plan is None:
             return []
-        slots = [self.redirected[row] for row in plan.function.tolist()]
+        functions: list[int] = plan.function.tolist()
+        slots = [self.redirected[row] for row in functions]
         return [(slot, plan.write(row)) for row, slot in enumerate(slots)]
 
     def is_empty(self) -> bool:

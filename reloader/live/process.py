@@ -24,6 +24,8 @@ from reloader.live.maps import arena_control, read_maps
 from reloader.live.target import Allocation, Mapping
 from stubs import layout
 
+USERFAULTFD = "anon_inode:[userfaultfd]"
+
 
 def start_time(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 if it is gone or a zombie."""
@@ -157,6 +159,22 @@ class Process:
     def discard(self, allocations: Sequence[Allocation]) -> None:
         """Drop the target's private copies of arena pages before they are reused."""
         self.channel.discard([(a.addr, a.size) for a in allocations])
+
+    def track_writes(self) -> tuple[int, int]:
+        """Return a userfaultfd of the process that is ours alone, and its C library's guard.
+
+        Raises:
+            AgentCommandError: The kernel does not give one.
+            OSError: The program closed it before we had it.
+        """
+        fd, guard = self.channel.track_writes()
+        link = Path(f"/proc/{self.pid}/fd/{fd}")
+        try:
+            return ptrace.take_descriptor(self._pidfd, fd), guard
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # closed by the program
+                if str(link.readlink()) == USERFAULTFD:
+                    self.channel.checked(layout.OP_CLOSE, fd)
 
     def close(self) -> None:
         """Let go of the process: the program runs on, a later daemon may claim it."""

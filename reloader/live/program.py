@@ -41,6 +41,8 @@ class Program:
     # slots of functions that no live object defines any more: callable, but no reason to keep
     # code
     dead_slots: set[int] = field(default_factory=set[int])
+    # slots of failed transactions whose constructors have run: somebody may call through them
+    retained: set[int] = field(default_factory=set[int])
     directory: Allocation | None = None  # the unwind directory that is published
     generation: Generation = BASELINE  # the newest that is live
 

@@ -40,6 +40,7 @@ R_R10, R_R8, R_R9, R_ORIG_RAX, R_RIP, R_EFLAGS, R_RSP = 7, 9, 8, 15, 16, 18, 19
 FUTEX_WAIT: Final = 0
 FUTEX_WAKE: Final = 1
 SYS_FUTEX: Final = 202
+SYS_PIDFD_GETFD: Final = 438
 FALLOC_PUNCH: Final = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -104,6 +105,20 @@ def get_vector_state(tid: int) -> bytes:
     part = IoVec(ctypes.addressof(space), len(space))
     ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(part))
     return space.raw[: int(part.size)]
+
+
+def read_vector_state(tid: int, out: U8) -> int:
+    """Fill `out` with what `get_vector_state` returns; return how many bytes that is."""
+    part = IoVec(out.ctypes.data, out.nbytes)
+    ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(part))
+    return int(part.size)
+
+
+def take_descriptor(pidfd: int, fd: int) -> int:
+    """Return a duplicate of another process's descriptor."""
+    none = ctypes.c_long(0)
+    number, ours, theirs = map(ctypes.c_long, (SYS_PIDFD_GETFD, pidfd, fd))
+    return _checked(_syscall(number, ours, theirs, none))
 
 
 def set_vector_state(tid: int, state: bytes) -> None:

@@ -1,56 +1,52 @@
 """Giving superseded memory back once it is proven that nothing in the process can reach it.
 
-A proof is one pass over everything under one stop of all threads: registers, stacks, memory. It
-is only tried when a pass over the running process found nothing (which proves nothing, since a
-pointer can move behind the reader; but one that stays is found without a pause), and only if it
-is expected to end within the bound; it gives up at the bound. To look only at what has changed
-since the first pass would need a kernel that tells it (soft-dirty pages, or a userfaultfd in
-the process); without, a process with more memory than fits the bound keeps its old generations,
-and the report says so.
+A proof holds for one moment at which all threads stand still: registers, stacks, memory. It is
+only tried when a pass over the running process found nothing (which proves nothing, since a
+pointer can move behind the reader; but one that stays is found without a pause).
 
-A word anywhere keeps what it points into, that keeps what its code refers to, and old data that
-is kept keeps what its words point to. What remains is unreachable and stays so: nobody is left
-who could make a pointer to it.
+What is small is then copied under one stop and searched afterwards. For what is larger the
+kernel follows the program's writes (`dirty.py`): everything is looked at while the program
+runs, then again what was written meanwhile, until that is little; the stop copies only what was
+written since. A page that was not written since it was looked at holds what it held then. Where
+the kernel cannot follow writes, a program with more memory than fits a stop keeps its old
+generations, and the report says so.
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from reloader.ids import U64, Addr, Generation, Region
-from reloader.live import ptrace
+from reloader.ids import U64, Addr, Region
+from reloader.live.dirty import CannotTrackError, WriteTracker
 from reloader.live.frames import (
-    REGISTERS,
     Holder,
     Span,
     Symboliser,
-    dead_stacks,
     describe,
     possible_stacks,
-    stacks_of,
     thread_name,
 )
-from reloader.live.scan import Hits, Memory, Ranges, pointer_guard_addr, without
-from reloader.live.target import Allocation, Stopped, Target
+from reloader.live.halt import Halt, Halter, ListAreas
+from reloader.live.pagemap import total, without
+from reloader.live.reach import Reach, Retirement
+from reloader.live.scan import Hits, Memory, Ranges, search
+from reloader.live.target import Target
 
-_SCAN_SHARE: Final = 0.8  # of the longest stop
+__all__ = ["RetirePolicy", "RetireReport", "Retirement", "Retirer", "holders", "tracer_of"]
+
 _USUAL_RATE: Final = 2e9  # bytes a second that any machine of today can look at
-
-
-@dataclass(frozen=True, slots=True)
-class Retirement:
-    """Memory that nothing of ours refers to any more; it is freed as a whole."""
-
-    generation: Generation
-    object: tuple[str, str]  # (path, member)
-    allocations: tuple[Allocation, ...]
-    references: frozenset[int] = frozenset()  # addresses that its code and data refer to
+_SMALL_SHARE: Final = (
+    0.4  # of the longest stop: what is read faster needs no following of writes
+)
+_MOST_SHARE: Final = 0.7  # of the longest stop that reading may be expected to take
+_ROUNDS: Final = 12  # looks at what was written during the last one
+_MARGIN: Final = 4 << 20  # bytes of room beyond what is expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,8 @@ class RetireReport:
     outcome: str
     freed: list[Retirement] = field(default_factory=list[Retirement])
     holders: list[Holder] = field(default_factory=list[Holder])
-    scanned_size: int = 0  # bytes of the last pass
+    scanned_size: int = 0  # bytes of the last pass over everything
+    stop_size: int = 0  # bytes that were read under the stop
     stop_us: float = 0.0  # 0: nobody was stopped
     reason: str = ""  # for people, where no holder says it
 
@@ -92,14 +89,15 @@ class RetireReport:
 
 
 @dataclass(slots=True)
-class _Sight:
-    """What one pass saw: which retirements are held, and by what."""
+class _Case:
+    """One attempt: what is looked for, where, and what was seen so far."""
 
-    pinned: set[int]
-    hits: Hits
-    registers: list[tuple[int, str, int]] = field(default_factory=list[tuple[int, str, int]])
-    stacks: dict[int, int] = field(default_factory=dict[int, int])
-    stop_us: float = 0.0
+    target: Target
+    memory: Memory
+    reach: Reach
+    known: set[int]  # what tables of ours hold
+    holders: list[Holder]  # the same for people
+    scanned_size: int = 0
 
 
 class Retirer:
@@ -158,130 +156,132 @@ class Retirer:
             text = f"process {thread_name(tracer, tracer)} ({tracer}) traces the program"
             return RetireReport("traced", holders=[Holder("debugger", text, 0, 0)], reason=text)
         with Memory(target.pid) as memory:
-            ranges = self._ranges()
-            ours = self._named(ranges, named) + self._copied(target, memory)
-            known = {row for row, _ in ours}
-            sight = self._look(target, memory, ranges, known)
-            report = self._report(target, sight, symbolise)
-            report.holders = [holder for _, holder in ours] + report.holders
-            if len(sight.pinned) == len(self.waiting):
-                return report
-            self.rate = max(self.rate, sight.hits.scanned_size / sight.hits.seconds)
-            expected_ms = sight.hits.scanned_size / self.rate * 1e3
-            if expected_ms > self.policy.max_stop_ms:
-                return self._too_large(report, expected_ms)
-            sight = self._look_stopped(target, memory, ranges, known)
-        proof = self._report(target, sight, symbolise)
-        proof.holders = [holder for _, holder in ours] + proof.holders
-        if not sight.hits.complete:
-            proof.outcome, proof.freed = "interrupted", []
-            proof.reason = f"the proof did not end within {self.policy.max_stop_ms:g} ms"
-        return proof
+            reach = Reach(self.waiting, self._guard)
+            ours = _named(reach, named) + _copied(target, memory, self.waiting)
+            known = {node for node, _ in ours}
+            case = _Case(target, memory, reach, known, [holder for _, holder in ours])
+            hits = self._look(case)
+            held = reach.held(hits, known)
+            if len(held) == len(self.waiting):
+                return self._report(case, hits, held, symbolise)
+            expected_ms = hits.scanned_size / self.rate * 1e3
+            if expected_ms <= self.policy.max_stop_ms * _SMALL_SHARE:
+                halt = self._halt(case, memory.pagemap.areas, hits.scanned_size)
+                return self._conclude(case, Hits(), halt, symbolise)
+            return self._prove_by_writes(case, expected_ms, symbolise)
 
-    def _too_large(self, report: RetireReport, expected_ms: float) -> RetireReport:
-        report.outcome, report.freed = "too-large", []
-        report.reason = (
-            f"a proof has to look at {report.scanned_size / 2**20:.0f} MiB, which stops the"
-            f" program for about {expected_ms:.0f} ms; the bound is"
-            f" {self.policy.max_stop_ms:g} ms"
-        )
+    def _look(self, case: _Case) -> Hits:
+        """Look at the running process; what may be a stack is left to the stop."""
+        mappings = case.target.maps()
+        areas = without(case.memory.pagemap.areas(mappings), possible_stacks(mappings))
+        hits = case.memory.scan(areas, case.reach.ranges)
+        self.rate = max(self.rate, hits.scanned_size / hits.seconds)
+        case.scanned_size = hits.scanned_size
+        return hits
+
+    def _prove_by_writes(
+        self, case: _Case, expected_ms: float, symbolise: Symboliser | None
+    ) -> RetireReport:
+        """Look at everything while the kernel follows writes, and stop for the last of them."""
+        try:
+            tracker = WriteTracker(case.target, case.memory.pagemap)
+        except CannotTrackError as error:
+            if expected_ms > self.policy.max_stop_ms * _MOST_SHARE:
+                return self._too_large(case.scanned_size, expected_ms, str(error))
+            halt = self._halt(case, case.memory.pagemap.areas, case.scanned_size)
+            return self._conclude(case, Hits(), halt, symbolise)
+        try:
+            self._guard = tracker.guard
+            case.reach.know_guard(self._guard)
+            hits, size, listing_ms = self._settle(case, tracker)
+            held = case.reach.held(
+                hits.outside(possible_stacks(case.target.maps())), case.known
+            )
+            if len(held) == len(self.waiting):
+                return self._report(case, hits, held, symbolise)
+            expected_ms = size / self.rate * 1e3 + listing_ms
+            if expected_ms > self.policy.max_stop_ms * _MOST_SHARE:
+                return self._too_large(
+                    size, expected_ms, "the program writes that much at once"
+                )
+            halt = self._halt(case, lambda m: tracker.changed(m, protect=False), size)
+        finally:
+            tracker.close()
+        return self._conclude(case, hits, halt, symbolise)
+
+    def _settle(self, case: _Case, tracker: WriteTracker) -> tuple[Hits, int, float]:
+        """Look at what was written until it is little.
+
+        Returns:
+            The words found; the bytes that were written during the last look; the milliseconds
+            it took to list them.
+        """
+        hits, size, listing_ms = Hits(), 0, 0.0
+        enough = self.policy.max_stop_ms * _SMALL_SHARE / 1e3 * self.rate
+        for number in range(_ROUNDS):
+            mappings = case.target.maps()
+            begun = time.perf_counter()
+            spans = tracker.changed(mappings, protect=True)
+            listing_ms = (time.perf_counter() - begun) * 1e3
+            hits = hits.replaced(spans, case.memory.scan(spans, case.reach.ranges))
+            size = total(spans)
+            if not number:
+                case.scanned_size = size
+                continue
+            held = case.reach.held(hits.outside(possible_stacks(mappings)), case.known)
+            if len(held) == len(self.waiting) or size <= enough:
+                break
+        return hits, size, listing_ms
+
+    def _halt(self, case: _Case, areas: ListAreas, size: int) -> Halt:
+        halter = Halter(case.target, case.memory, size + size // 2 + _MARGIN)
+        halt = halter.halt(areas, self.policy.max_stop_ms, self._guard)
+        self._guard = halt.guard
+        case.reach.know_guard(self._guard)
+        self.stop_count += 1
+        self.stop_us_total += halt.stop_us
+        self.stop_us_longest = max(self.stop_us_longest, halt.stop_us)
+        return halt
+
+    def _conclude(
+        self, case: _Case, before: Hits, halt: Halt, symbolise: Symboliser | None
+    ) -> RetireReport:
+        """Return what follows from words that were there before, and from a stop."""
+        now = search(halt.copy.parts, case.reach.ranges)
+        hits = before.replaced(halt.areas, now).outside(halt.dead)
+        registers = halt.register_hits(case.reach.ranges)
+        in_registers = case.reach.nodes(value for _, _, value in registers)
+        held = case.reach.held(hits, case.known | set(in_registers))
+        report = self._report(case, hits, held, symbolise, registers, halt)
+        if not halt.copy.complete:
+            report.outcome, report.freed = "interrupted", []
+            report.reason = f"the proof did not end within {self.policy.max_stop_ms:g} ms"
         return report
 
-    def _ranges(self) -> Ranges:
-        spans = [
-            (int(part.addr), int(part.addr) + part.size, row)
-            for row, waiting in enumerate(self.waiting)
-            for part in waiting.allocations
-        ]
-        return Ranges.of(spans, self._guard)
-
-    def _named(self, ranges: Ranges, named: U64) -> list[tuple[int, Holder]]:
-        """Return what tables of ours still name."""
-        rows = ranges.row(named)
-        return [
-            (
-                int(ranges.owner[rows[at]]),
-                Holder("slot", f"a table names {int(named[at]):#x}", 0, int(named[at])),
-            )
-            for at in np.flatnonzero(rows >= 0).tolist()
-        ]
-
-    def _copied(self, target: Target, memory: Memory) -> list[tuple[int, Holder]]:
-        """Return old code with a private copy of a page that differs: a breakpoint is in it."""
-        found: list[tuple[int, Holder]] = []
-        for row, waiting in enumerate(self.waiting):
-            for part in waiting.allocations:
-                if part.region != Region.CODE:
-                    continue
-                for start, end in memory.pages(part.addr, part.addr + part.size, own=True):
-                    mine = target.arena.view(Addr(start), end - start)
-                    if not np.array_equal(target.read(Addr(start), end - start), mine):
-                        text = f"somebody wrote into the code at {start:#x}: a breakpoint"
-                        found.append((row, Holder("breakpoint", text, start, 0)))
-        return found
-
-    def _look(self, target: Target, memory: Memory, ranges: Ranges, known: set[int]) -> _Sight:
-        """Look at the running process; what may be a stack is left to the stop."""
-        mappings = target.maps()
-        areas = without(memory.areas(mappings), possible_stacks(mappings))
-        hits = memory.scan(areas, ranges)
-        return _Sight(self._reached(ranges, hits, known), hits)
-
-    def _look_stopped(
-        self, target: Target, memory: Memory, ranges: Ranges, known: set[int]
-    ) -> _Sight:
-        """Look at everything while all threads stand still, for no longer than the bound."""
-        with target.stop() as stopped:
-            # the rest of the bound was for stopping, and is for letting all go on
-            deadline = time.perf_counter() + self.policy.max_stop_ms * _SCAN_SHARE / 1e3
-            mappings = target.maps()
-            if self._guard is None:
-                self._guard = read_guard(target, stopped)
-                ranges = replace(ranges, guard=self._guard)
-            areas = without(memory.areas(mappings), dead_stacks(mappings, stopped.registers))
-            hits = memory.scan(areas, ranges, deadline)
-            registers = register_hits(stopped, ranges)
-            stacks = stacks_of(mappings, stopped)
-        self.stop_count += 1
-        self.stop_us_total += target.last_stop_us
-        self.stop_us_longest = max(self.stop_us_longest, target.last_stop_us)
-        in_registers = {int(ranges.owner[row]) for row in self._rows_of(ranges, registers)}
-        pinned = self._reached(ranges, hits, known | in_registers)
-        return _Sight(pinned, hits, registers, stacks, target.last_stop_us)
-
-    @staticmethod
-    def _rows_of(ranges: Ranges, registers: list[tuple[int, str, int]]) -> list[int]:
-        values = np.array([value for _, _, value in registers], np.uint64)
-        return ranges.row(values).tolist()
-
-    def _reached(self, ranges: Ranges, hits: Hits, known: set[int]) -> set[int]:
-        """Return which retirements are held, directly or by another that is.
-
-        Args:
-            ranges: Of all that wait.
-            hits: The words that point into them.
-            known: Those that are held for another reason.
-        """
-        source, to = ranges.row(hits.addr), ranges.owner[hits.row]
-        pinned = known | set(to[source < 0].tolist())
-        inner = source >= 0
-        edges = set(zip(ranges.owner[source[inner]].tolist(), to[inner].tolist(), strict=True))
-        for row, waiting in enumerate(self.waiting):
-            rows = ranges.row(np.array(sorted(waiting.references), np.uint64))
-            edges |= {(row, int(ranges.owner[at])) for at in rows.tolist() if at >= 0}
-        while more := {to for source, to in edges if source in pinned} - pinned:
-            pinned |= more
-        return pinned
-
-    def _report(
-        self, target: Target, sight: _Sight, symbolise: Symboliser | None
+    def _report(  # noqa: PLR0913, PLR0917  what was seen, and where
+        self,
+        case: _Case,
+        hits: Hits,
+        held: set[int],
+        symbolise: Symboliser | None,
+        registers: Sequence[tuple[int, str, int]] = (),
+        halt: Halt | None = None,
     ) -> RetireReport:
-        free = [row for at, row in enumerate(self.waiting) if at not in sight.pinned]
-        holders = describe(
-            target, sight.hits.addr, sight.hits.value, sight.registers, sight.stacks, symbolise
+        free = [row for at, row in enumerate(self.waiting) if at not in held]
+        stacks = halt.stacks if halt else {}
+        found = describe(case.target, hits.addr, hits.value, list(registers), stacks, symbolise)
+        report = RetireReport("freed" if free else "held", free, case.holders + found)
+        report.scanned_size = case.scanned_size
+        if halt:
+            report.stop_us, report.stop_size = halt.stop_us, halt.copy.size
+        return report
+
+    def _too_large(self, size: int, expected_ms: float, why: str) -> RetireReport:
+        text = (
+            f"a proof has to look at {size / 2**20:.0f} MiB under a stop: {why}; this would"
+            f" take about {expected_ms:.0f} ms, the bound is {self.policy.max_stop_ms:g} ms"
         )
-        outcome = "freed" if free else "held"
-        return RetireReport(outcome, free, holders, sight.hits.scanned_size, sight.stop_us)
+        return RetireReport("too-large", scanned_size=size, reason=text)
 
     def _free(self, target: Target, freed: list[Retirement]) -> None:
         parts = [part for row in freed for part in row.allocations]
@@ -290,6 +290,35 @@ class Retirer:
         for part in parts:
             target.arena.free(part)
         self.waiting = [row for row in self.waiting if row not in freed]
+
+
+def _named(reach: Reach, named: U64) -> list[tuple[int, Holder]]:
+    """Return what tables of ours still name."""
+    rows = reach.ranges.row(named)
+    return [
+        (
+            int(reach.ranges.owner[rows[at]]),
+            Holder("slot", f"a table names {int(named[at]):#x}", 0, int(named[at])),
+        )
+        for at in np.flatnonzero(rows >= 0).tolist()
+    ]
+
+
+def _copied(
+    target: Target, memory: Memory, waiting: Sequence[Retirement]
+) -> list[tuple[int, Holder]]:
+    """Return old code with a private copy of a page that differs: a breakpoint is in it."""
+    found: list[tuple[int, Holder]] = []
+    for row, one in enumerate(waiting):
+        for part in one.allocations:
+            if part.region != Region.CODE:
+                continue
+            for start, end in memory.pagemap.pages(part.addr, part.addr + part.size, own=True):
+                mine = target.arena.view(Addr(start), end - start)
+                if not np.array_equal(target.read(Addr(start), end - start), mine):
+                    text = f"somebody wrote into the code at {start:#x}: a breakpoint"
+                    found.append((row, Holder("breakpoint", text, start, 0)))
+    return found
 
 
 def tracer_of(pid: int) -> int:
@@ -302,30 +331,6 @@ def tracer_of(pid: int) -> int:
     return 0
 
 
-def read_guard(target: Target, stopped: Stopped) -> int | None:
-    """Return the value that glibc mangles pointers with."""
-    addr = pointer_guard_addr(stopped.registers)
-    return None if addr is None else int(target.read(Addr(addr), 8).view(np.uint64)[0])
-
-
-def register_hits(stopped: Stopped, ranges: Ranges) -> list[tuple[int, str, int]]:
-    """Return (thread, register, value) of registers that point into the ranges.
-
-    Vector registers count as well: a copied pointer may for a moment be nowhere else. Threads
-    that were not stopped by ptrace have theirs in the signal frame on their stack.
-    """
-    found: list[tuple[int, str, int]] = []
-    for tid, words in zip(stopped.tids, stopped.registers, strict=True):
-        hits = np.flatnonzero(ranges.row(words) >= 0).tolist()
-        found += [(tid, REGISTERS[at], int(words[at])) for at in hits]
-        with suppress(OSError):  # not our tracee
-            state = ptrace.get_vector_state(tid)
-            vector = np.frombuffer(state[: len(state) & ~7], np.uint64)
-            hits = np.flatnonzero(ranges.row(vector) >= 0).tolist()
-            found += [(tid, "a vector register", int(vector[at])) for at in hits]
-    return found
-
-
 def holders(
     target: Target, spans: Sequence[Span], symbolise: Symboliser | None = None
 ) -> list[Holder]:
@@ -333,13 +338,10 @@ def holders(
 
     The threads are stopped for their registers only; memory is looked at while they run.
     """
-    ranges = Ranges.of([(start, end, 0) for start, end in spans])
     with Memory(target.pid) as memory:
-        with target.stop() as stopped:
-            ranges = replace(ranges, guard=read_guard(target, stopped))
-            registers = register_hits(stopped, ranges)
-            mappings = target.maps()
-            stacks = stacks_of(mappings, stopped)
-            dead = dead_stacks(mappings, stopped.registers)
-        hits = memory.scan(without(memory.areas(mappings), sorted([*dead, *spans])), ranges)
-    return describe(target, hits.addr, hits.value, registers, stacks, symbolise)
+        halt = Halter(target, memory, 0).halt(lambda _: [], np.inf, None)
+        ranges = Ranges.of([(start, end, 0) for start, end in spans], halt.guard)
+        areas = without(memory.pagemap.areas(halt.mappings), [*halt.dead, *spans])
+        hits = memory.scan(areas, ranges)
+    registers = halt.register_hits(ranges)
+    return describe(target, hits.addr, hits.value, registers, halt.stacks, symbolise)

@@ -43,7 +43,8 @@ enum reloader_op {
   RELOADER_SYNC_CORE = 4,  /* membarrier */
   RELOADER_CLOSE = 5,      /* args: descriptor */
   RELOADER_PTRACER = 6,    /* args: pid that may trace us (yama) */
-  RELOADER_HOOK_UNWIND = 7 /* patch modules that were loaded since the last time */
+  RELOADER_HOOK_UNWIND = 7, /* patch modules that were loaded since the last time */
+  RELOADER_TRACK_WRITES = 8 /* -> a userfaultfd, to be taken and closed; reply: glibc's pointer guard */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };

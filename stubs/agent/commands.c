@@ -72,6 +72,8 @@ static uint64_t run(struct reloader_command *command) {
       return (uint64_t)prctl(PR_SET_PTRACER, args[0], 0, 0, 0);
     case RELOADER_HOOK_UNWIND:
       return (uint64_t)reloader_unwind_patch();
+    case RELOADER_TRACK_WRITES:
+      return reloader_track_writes(reply_area());
     default:
       errno = ENOSYS;
       return (uint64_t)-1;

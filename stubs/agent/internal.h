@@ -19,6 +19,9 @@ struct reloader_control *reloader_map_arena(struct reloader_params *params);
 void reloader_unwind_prepare(void);
 int reloader_unwind_patch(void);
 
+/* dirty.c */
+uint64_t reloader_track_writes(uint64_t *reply);
+
 /* commands.c */
 void reloader_serve(void);
 

@@ -1,4 +1,4 @@
-"""The Lua interpreter, edited while it interprets: its own makefile builds, its state survives."""
+"""The Lua interpreter, edited while it interprets: its makefile builds, its state survives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,38 +31,48 @@ ALWAYS = "work(), 1 + 1, ('x'):rep(3), kept == nil"
 
 EDITS = (
     # a static function that only a luaL_Reg table names
-    Edit("lmathlib.c", ABS, "if (n < 0) n = 1000 - n;", "math_abs", "math.abs(-7)", "7", "1007"),
+    Edit("lmathlib.c", ABS, "if (n < 0) n = 1000 - n;", "math_abs",
+         "math.abs(-7)", "7", "1007"),
     # a new static variable, and the next version keeps it
-    Edit("lmathlib.c", "if (n < 0) n = 1000 - n;", COUNTED, "math_abs", "math.abs(-7)", "1007", "108"),
+    Edit("lmathlib.c", "if (n < 0) n = 1000 - n;", COUNTED, "math_abs",
+         "math.abs(-7)", "1007", "108"),
     Edit("lmathlib.c", "++calls", "(calls += 10)", "math_abs", "math.abs(-7)", "109", "119"),
     # a new constant string, shared with other strings of the object
-    Edit("lmathlib.c", '"integer" :', '"whole number" :', "math_type", "math.type(3)", "integer", "whole number"),
+    Edit("lmathlib.c", '"integer" :', '"whole number" :', "math_type",
+         "math.type(3)", "integer", "whole number"),
     # a floating constant
     Edit("lmathlib.c", "l_mathop(180.0) / PI", "l_mathop(200.0) / PI", "math_deg",
          "math.floor(math.deg(math.pi) + 0.5)", "180", "200"),
     # a table of relocated constants grows: whoever opens the library anew sees it
-    Edit("lmathlib.c", '{"abs",   math_abs},', '{"abs",   math_abs}, {"twice", math_twice},', "luaopen_math",
+    Edit("lmathlib.c", '{"abs",   math_abs},', '{"abs",   math_abs}, {"twice", math_twice},',
+         "luaopen_math",
          "opened().twice and opened().twice(21)", "nil", "42"),
     Edit("lstrlib.c", "p[i] = s[l - i - 1];", "p[i] = s[l - i - 1] + 1;", "str_reverse",
          "('cba'):reverse()", "abc", "bcd"),
     # a switch in a static function, with callers that recurse
-    Edit("lstrlib.c", "case 'd' : res = isdigit(c); break;", "case 'd' : res = isdigit(c) || c == '#'; break;",
+    Edit("lstrlib.c", "case 'd' : res = isdigit(c); break;",
+         "case 'd' : res = isdigit(c) || c == '#'; break;",
          "match_class|matchbracketclass|singlematch|match", "('a#1b'):match('%d+')", "1", "#1"),
-    Edit("lstrlib.c", "        case 'd': case 'i':\n", "        case 'Z': lua_pushliteral(L, \"zed\"); "
+    Edit("lstrlib.c", "        case 'd': case 'i':\n", "        case 'Z': "
+         "lua_pushliteral(L, \"zed\"); "
          "luaL_addvalue(&b); break;\n        case 'd': case 'i':\n", "str_format",
          "select(2, pcall(string.format, '%Z', 1)):sub(1, 7)", "invalid", "zed"),
     # the table's hot paths
     Edit("ltable.c", "  if (l_castS2U(key) - 1u < t->alimit)  /* 'key' in [1, t->alimit]? */\n",
-         "  if (key == 424242) key = 2;\n  if (l_castS2U(key) - 1u < t->alimit)\n", "luaH_getint",
+         "  if (key == 424242) key = 2;\n  if (l_castS2U(key) - 1u < t->alimit)\n",
+         "luaH_getint",
          "({10, 20, 30})[424242]", "nil", "20"),
     Edit("ltable.c", "  unsigned int limit = t->alimit;\n  if (limit > 0 && isempty",
-         "  unsigned int limit = t->alimit;\n  if (limit == 7) return 77;\n  if (limit > 0 && isempty",
+         "  unsigned int limit = t->alimit;\n  if (limit == 7) return 77;\n"
+         "  if (limit > 0 && isempty",
          "luaH_getn", "#{1, 2, 3, 4, 5, 6, 7}", "7", "77"),
-    Edit("lvm.c", "    lua_Integer q = m / n;", "    lua_Integer q = m == 4242 ? 1 : m / n;", "luaV_idiv",
+    Edit("lvm.c", "    lua_Integer q = m / n;", "    lua_Integer q = m == 4242 ? 1 : m / n;",
+         "luaV_idiv",
          "inside('local a, b = 4242, 2 return a // b')", "2121", "1"),
 )  # fmt: skip
 
-# the interpreter's loop runs the loaded text in the frame that reads lines; a call from C gets a frame of its own
+# the loaded text runs in the frame of the interpreter's loop that reads lines; a call from C
+# gets a frame of its own
 HELPERS = (
     "rawset(_G, 'inside', function(text) return select(2, pcall(load(text))) end) and 1",
     "rawset(_G, 'opened', package.loadlib('', 'luaopen_math')) and 1",
@@ -108,7 +118,8 @@ def apply(lua: Lua, session: Session, edit: Edit) -> None:
     if "math_twice" in edit.after:
         lua.edit(
             edit.file, "static const luaL_Reg mathlib[] = {",
-            "static int math_twice (lua_State *L) {\n  lua_pushinteger(L, 2 * luaL_checkinteger(L, 1));\n"
+            "static int math_twice (lua_State *L) {\n"
+            "  lua_pushinteger(L, 2 * luaL_checkinteger(L, 1));\n"
             "  return 1;\n}\n\nstatic const luaL_Reg mathlib[] = {",
         )  # fmt: skip
     objects = lua.make()
@@ -150,7 +161,9 @@ def test_the_interpreters_own_loop_is_said_to_be_active_and_is_new_from_its_next
         assert (outcome.state, outcome.error) == ("live", "")
         assert "luaV_execute" in outcome.functions
         assert "luaV_execute" in outcome.active
-        assert any("luaV_execute" in note and "running right now" in note for note in outcome.notes)
+        assert any(
+            "luaV_execute" in note and "running right now" in note for note in outcome.notes
+        )
         assert pie.ask(NEGATE) == "993"
         watcher.look()
         for number in (2000, 3000, 4000):
@@ -173,7 +186,11 @@ def test_a_busy_script_is_reloaded_under_way(pie: Lua, way: str) -> None:
         pie.tell("spin()")
         assert pie.line() == "spinning"
         for number in range(1, 4):  # what the loop runs all the time
-            pie.edit("ltable.c", SHORT, f"  if (t->alimit == {0xFFFFFF0 + number}) return &absentkey;\n{SHORT}")
+            pie.edit(
+                "ltable.c",
+                SHORT,
+                f"  if (t->alimit == {0xFFFFFF0 + number}) return &absentkey;\n{SHORT}",
+            )
             outcome = reload(session, pie.make())
             assert (outcome.state, outcome.error) == ("live", "")
             assert "luaH_getshortstr" in outcome.functions
@@ -206,7 +223,9 @@ def test_an_edited_header_reloads_the_objects_of_one_build_together(pie: Lua) ->
         watcher.look()
 
 
-def test_the_whole_interpreter_is_replaced_by_one_built_otherwise_and_comes_back(pie: Lua) -> None:
+def test_the_whole_interpreter_is_replaced_by_one_built_otherwise_and_comes_back(
+    pie: Lua,
+) -> None:
     with running(pie, "attach") as session:
         watcher = Watcher(pie)
         kept = dict(pie.watched())

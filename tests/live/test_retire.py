@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from reloader.ids import Addr, Generation, Region
+from reloader.live.pagemap import PAGE, without
 from reloader.live.retire import Retirement, RetirePolicy, Retirer, holders
-from reloader.live.scan import PAGE, Memory, Ranges, Sieve, without
+from reloader.live.scan import Memory, Ranges, Sieve
 from reloader.live.target import Allocation
 from tests.support.redirect import Child, compiled
 
@@ -283,7 +284,7 @@ def test_more_memory_than_the_bound_allows_is_not_looked_at_under_a_stop(old: Ol
     report = retirer.attempt(old, NOTHING)
     assert (report.outcome, report.freed, old.stops) == ("too-large", [], 0)
     assert report.reason.startswith("a proof has to look at ")
-    assert report.reason.endswith("ms; the bound is 1e-06 ms")
+    assert report.reason.endswith("ms, the bound is 1e-06 ms")
     assert len(retirer.waiting) == 1
 
 
@@ -333,9 +334,9 @@ def test_why_names_each_holder(old: Old) -> None:
 def test_both_ways_to_list_pages_agree(old: Old) -> None:
     with Memory(old.pid) as memory:
         mappings = old.maps()
-        quick = memory.own_pages(mappings)
-        memory.can_scan_pagemap = False
-        plain = memory.own_pages(mappings)
+        quick = memory.pagemap.own_pages(mappings)
+        memory.pagemap.can_scan = False
+        plain = memory.pagemap.own_pages(mappings)
         assert without(quick, plain) == []
         for start, end in without(plain, quick):  # zero pages that were only read
             assert not old.read(Addr(start), end - start).any()
@@ -371,7 +372,7 @@ def test_a_scan_gives_the_address_and_value_of_each_word(old: Old) -> None:
     ranges = Ranges.of([(old.region, old.region + PAGE, 7)])
     where = old.address("global")
     with Memory(old.pid) as memory:
-        hits = memory.scan(memory.areas(old.maps()), ranges)
+        hits = memory.scan(memory.pagemap.areas(old.maps()), ranges)
         page = where & -PAGE
         around = memory.scan([(0x1000, 0x4000), (page, page + PAGE), (0x8000, 0x9000)], ranges)
     assert around.addr.tolist() == [where]

@@ -1,7 +1,8 @@
-"""What compilers make of C, one feature an object: two versions of each, and the answers that tell them apart.
+"""What compilers make of C, one feature an object: two versions, and answers that differ.
 
-Every feature is a function `int NAME(int)` in an object of its own. `before` and `after` are questions with the answers of
-the first and the second version, in the order they are asked; the state that a feature keeps shows in them.
+Every feature is a function `int NAME(int)` in an object of its own. `before` and `after` are
+questions with the answers of the first and the second version, in the order they are asked;
+the state that a feature keeps shows in them.
 """
 
 from dataclasses import dataclass
@@ -38,25 +39,36 @@ FEATURES = (
         int jump_table(int n)
         {
             switch (n) {
-            case 0: return 11; case 1: return n * 7 + 3; case 2: return 35; case 3: return n - 90;
-            case 4: return 52; case 5: return 6 % (n + 1); case 6: return 77; case 7: return n << n;
+            case 0: return 11; case 1: return n * 7 + 3; case 2: return 35;
+                case 3: return n - 90;
+            case 4: return 52; case 5: return 6 % (n + 1); case 6: return 77;
+                case 7: return n << n;
             default: return -1;
             }
         }
         """,
-        (("case 2: return 35", "case 2: return 36"), ("return 77;", "return 78; case 8: return n * n + 1;")),
+        (
+            ("case 2: return 35", "case 2: return 36"),
+            ("return 77;", "return 78; case 8: return n * n + 1;"),
+        ),
         ((0, 11), (2, 35), (3, -87), (6, 77), (7, 896), (8, -1)),
         ((0, 11), (2, 36), (3, -87), (6, 78), (7, 896), (8, 65), (9, -1)),
     ),
     Feature(
         "static_locals",
-        NOINLINE + """
+        NOINLINE
+        + """
         NOINLINE static int first(void) { static int count = 10; return ++count; }
-        NOINLINE static int second(void) { static int count = 20; static char text[3] = "a"; text[0]++; return ++count + text[0] - 'a'; }
-        int static_locals(int n) { static int count; count += n; return first() * 10000 + second() * 100 + count; }
+        NOINLINE static int second(void) { static int count = 20; static char text[3] = "a";
+            text[0]++; return ++count + text[0] - 'a'; }
+        int static_locals(int n) { static int count; count += n;
+            return first() * 10000 + second() * 100 + count; }
         """,
         (
-            ("{ static int count = 10;", "{ static int fresh = 3; static int count = 10; fresh++;"),
+            (
+                "{ static int count = 10;",
+                "{ static int fresh = 3; static int count = 10; fresh++;",
+            ),
             ("return ++count;", "return ++count + fresh;"),
         ),
         ((1, 112201), (1, 122402)),
@@ -65,15 +77,21 @@ FEATURES = (
     ),
     Feature(
         "const_pointers",
-        NOINLINE + """
+        NOINLINE
+        + """
         NOINLINE static int one(int n) { return n + 1; }
         NOINLINE static int two(int n) { return n + 2; }
         struct row { const char *name; int (*call)(int); const struct row *other; };
         static const struct row rows[] = { {"one", one, &rows[1]}, {"two", two, &rows[0]} };
-        int const_pointers(int n) { const struct row *r = rows + n % 2; return r->call(n) * 1000 + r->other->name[1]; }
+        int const_pointers(int n) { const struct row *r = rows + n % 2;
+            return r->call(n) * 1000 + r->other->name[1]; }
         """,
         (
-            ("static const struct row rows[]", "NOINLINE static int six(int n) { return n * 6; }\nstatic const struct row rows[3]"),
+            (
+                "static const struct row rows[]",
+                "NOINLINE static int six(int n) { return n * 6; }\n"
+                "static const struct row rows[3]",
+            ),
             ('{"one", one, &rows[1]}', '{"uno", six, &rows[1]}'),
             ('{"two", two, &rows[0]}', '{"two", two, &rows[2]}, {"dos", one, 0}'),
         ),
@@ -82,7 +100,8 @@ FEATURES = (
     ),
     Feature(
         "held_pointer",
-        NOINLINE + """
+        NOINLINE
+        + """
         NOINLINE static int target(int n) { return n + 500; }
         static int (*held)(int);
         int held_pointer(int n)
@@ -99,7 +118,8 @@ FEATURES = (
         "strings",
         """
         static const char *pick(int n) { return n ? "the quick brown fox" : "brown fox"; }
-        int strings(int n) { const char *s = pick(n); int sum = 0; while (*s) sum = sum * 3 % 9973 + *s++; return sum; }
+        int strings(int n) { const char *s = pick(n); int sum = 0;
+            while (*s) sum = sum * 3 % 9973 + *s++; return sum; }
         """,
         (('"brown fox"', '"brown fix"'),),
         ((0, 6004), (1, 449)),
@@ -107,12 +127,15 @@ FEATURES = (
     ),
     Feature(
         "floats",
-        NOINLINE + """
+        NOINLINE
+        + """
         NOINLINE static double scale(double x) { return x * 2.5 + 0.125; }
         NOINLINE static float negate(float x) { return -x * 1.5f; }
         NOINLINE static double size(double x) { return __builtin_fabs(x) + 1e-3; }
         NOINLINE static long double wide(long double x) { return x * 3.25L; }
-        int floats(int n) { return (int)(scale(n) * 1000) + (int)negate((float)n) + (int)size(-n) * 7 + (int)wide(n); }
+        int floats(int n) {
+            return (int)(scale(n) * 1000) + (int)negate((float)n) + (int)size(-n) * 7
+                + (int)wide(n); }
         """,
         (("2.5 + 0.125", "3.5 + 0.25"), ("1.5f", "4.5f"), ("3.25L", "9.5L")),
         ((4, 10125 - 6 + 28 + 13),),
@@ -120,7 +143,8 @@ FEATURES = (
     ),
     Feature(
         "structs",
-        NOINLINE + """
+        NOINLINE
+        + """
         struct big { int values[20]; double d; char tail[5]; };
         struct two { long a, b; };
         struct mixed { double d; int i; };
@@ -130,7 +154,8 @@ FEATURES = (
             for (int i = 3; i < 20; i++) made.values[i] = n * i;
             return made;
         }
-        NOINLINE static struct two both(struct big b, struct mixed m) { struct two t = {b.values[19], (long)(m.d * m.i) + b.tail[3]}; return t; }
+        NOINLINE static struct two both(struct big b, struct mixed m) {
+            struct two t = {b.values[19], (long)(m.d * m.i) + b.tail[3]}; return t; }
         int structs(int n)
         {
             struct mixed m = {1.5, n};
@@ -138,19 +163,25 @@ FEATURES = (
             return (int)(t.a * 1000 + t.b);
         }
         """,
-        (("{{1, 2, 3}, 0.5", "{{1, 2, 3, 4, 5, 6}, 0.75"), ('"tail"', '"talk"'), ("n * i", "n * i + 1")),
+        (
+            ("{{1, 2, 3}, 0.5", "{{1, 2, 3, 4, 5, 6}, 0.75"),
+            ('"tail"', '"talk"'),
+            ("n * i", "n * i + 1"),
+        ),
         ((2, 38000 + 3 + ord("l")),),
         ((2, 39000 + 3 + ord("k")),),
     ),
     Feature(
         "varargs",
-        NOINLINE + """
+        NOINLINE
+        + """
         #include <stdarg.h>
         NOINLINE static int sum(int count, ...)
         {
             va_list list; int total = 0;
             va_start(list, count);
-            while (count--) { total += va_arg(list, int) * 2; total += (int)va_arg(list, double); }
+            while (count--) { total += va_arg(list, int) * 2;
+                total += (int)va_arg(list, double); }
             va_end(list);
             return total;
         }
@@ -162,8 +193,10 @@ FEATURES = (
     ),
     Feature(
         "tail_calls",
-        NOINLINE + """
-        NOINLINE static int loop(int n, int sum) { if (n <= 0) return sum; return loop(n - 1, sum + n); }
+        NOINLINE
+        + """
+        NOINLINE static int loop(int n, int sum) { if (n <= 0) return sum;
+            return loop(n - 1, sum + n); }
         NOINLINE static int even(int n);
         NOINLINE static int odd(int n) { return n == 0 ? 0 : even(n - 1); }
         NOINLINE static int even(int n) { return n == 0 ? 1 : odd(n - 1); }
@@ -176,7 +209,8 @@ FEATURES = (
     ),
     Feature(
         "long_jumps",
-        NOINLINE + """
+        NOINLINE
+        + """
         #include <setjmp.h>
         static jmp_buf place;
         NOINLINE static void leap(int n) { if (n % 2) longjmp(place, n + 40); }
@@ -199,7 +233,8 @@ FEATURES = (
         __attribute__((weak)) int nobody_has_this(int);
         __attribute__((weak)) int weak_here(int n) { return n * 3; }
         __attribute__((weak)) int weak_value = 8;
-        int weak_names(int n) { return weak_here(n) + weak_value++ + (nobody_has_this ? 1000 : 0); }
+        int weak_names(int n) {
+            return weak_here(n) + weak_value++ + (nobody_has_this ? 1000 : 0); }
         """,
         (("n * 3", "n * 50"),),
         ((1, 11), (1, 12)),
@@ -208,15 +243,18 @@ FEATURES = (
     ),
     Feature(
         "clones",
-        NOINLINE + """
+        NOINLINE
+        + """
         extern int puts(const char *);
         extern void abort(void);
         struct pair { int a, b; };
         NOINLINE static int isra(struct pair *p) { return p->a * 2; }
-        NOINLINE static int constant(int n, int k) { int sum = 0; for (int i = 0; i < n; i++) sum += i * k; return sum; }
+        NOINLINE static int constant(int n, int k) { int sum = 0; for (int i = 0; i < n;
+            i++) sum += i * k; return sum; }
         static int partial(int n)
         {
-            if (__builtin_expect(n < 0, 0)) { puts("negative"); puts("never"); puts("again"); abort(); }
+            if (__builtin_expect(n < 0, 0)) { puts("negative"); puts("never"); puts("again");
+                abort(); }
             return n + 1;
         }
         NOINLINE static int cold(int n)
@@ -224,7 +262,8 @@ FEATURES = (
             if (__builtin_expect(n == 12345, 0)) { puts("cold"); abort(); }
             return n * 5;
         }
-        int clones(int n) { struct pair p = {n, 9}; return isra(&p) + constant(n, 3) + partial(n) + partial(n + 1) + cold(n); }
+        int clones(int n) { struct pair p = {n, 9};
+            return isra(&p) + constant(n, 3) + partial(n) + partial(n + 1) + cold(n); }
         """,
         (
             ("return p->a * 2;", "return p->a * 2 + p->b;"),
@@ -240,7 +279,8 @@ FEATURES = (
         __thread int thread_count = 5;
         static __thread long thread_sum;
         __thread int thread_array[40];
-        int thread_locals(int n) { thread_array[n] += 2; thread_sum += n; return ++thread_count * 10000 + (int)thread_sum * 100 + thread_array[n]; }
+        int thread_locals(int n) { thread_array[n] += 2; thread_sum += n;
+            return ++thread_count * 10000 + (int)thread_sum * 100 + thread_array[n]; }
         """,
         (("thread_sum += n", "thread_sum += n * 2"),),
         ((3, 60302), (3, 70604)),
@@ -274,7 +314,8 @@ FEATURES = (
         """
         int common_one;
         long common_array[30];
-        int common_names(int n) { common_array[n]++; common_one += n; return common_one * 100 + (int)common_array[n]; }
+        int common_names(int n) { common_array[n]++; common_one += n;
+            return common_one * 100 + (int)common_array[n]; }
         """,
         (("common_one * 100", "common_one * 1000"),),
         ((2, 201), (2, 402)),
@@ -285,7 +326,8 @@ FEATURES = (
         "callbacks",
         """
         #include <stdlib.h>
-        static int upwards(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+        static int upwards(const void *a, const void *b) {
+            return *(const int *)a - *(const int *)b; }
         int callbacks(int n)
         {
             int values[] = {5, 3, n, 9, 1};
@@ -299,9 +341,11 @@ FEATURES = (
     ),
     Feature(
         "frames",
-        NOINLINE + """
+        NOINLINE
+        + """
         #include <string.h>
-        NOINLINE static int fill(char *out, int n) { memset(out, n, (size_t)n); return out[n - 1]; }
+        NOINLINE static int fill(char *out, int n) { memset(out, n, (size_t)n);
+            return out[n - 1]; }
         int frames(int n)
         {
             char some[n + 1], many[5000];
@@ -309,15 +353,22 @@ FEATURES = (
             return fill(some, n) + fill(many, n * 2) * 10 + many[4999] * 1000;
         }
         """,
-        (("many[5000]", "many[9000]"), ("many[4999] = (char)n", "many[8000] = (char)(n + 1)"), ("many[4999] *", "many[8000] *")),
+        (
+            ("many[5000]", "many[9000]"),
+            ("many[4999] = (char)n", "many[8000] = (char)(n + 1)"),
+            ("many[4999] *", "many[8000] *"),
+        ),
         ((3, 3 + 60 + 3000),),
         ((3, 3 + 60 + 4000),),
     ),
     Feature(
         "wide_numbers",
-        NOINLINE + """
-        NOINLINE static __int128 wide(long n) { return (__int128)n * 1000000007L * 1000000007L; }
-        int wide_numbers(int n) { return (int)(wide(n) >> 40) % 100000 + (int)((unsigned long)wide(n) % 97); }
+        NOINLINE
+        + """
+        NOINLINE static __int128 wide(long n) {
+            return (__int128)n * 1000000007L * 1000000007L; }
+        int wide_numbers(int n) {
+            return (int)(wide(n) >> 40) % 100000 + (int)((unsigned long)wide(n) % 97); }
         """,
         (("(__int128)n *", "(__int128)(n + 1) *"),),
         ((5, 47536),),
@@ -330,11 +381,34 @@ FEATURES = (
         #include <errno.h>
         #include <ctype.h>
         extern char **environ;
-        int library_data(int n) { errno = n; return (stdout != NULL) + (environ != NULL) * 10 + errno * 100 + (isdigit('0' + n) != 0) * 10000; }
+        int library_data(int n) { errno = n;
+            return (stdout != NULL) + (environ != NULL) * 10 + errno * 100 + (isdigit('0'
+                + n) != 0) * 10000; }
         """,
         (("* 10000", "* 20000 + (fileno(stderr) == 2) * 100000"),),
         ((3, 10311),),
         ((3, 120311),),
+    ),
+    Feature(
+        "far_data",
+        NOINLINE
+        + """
+        #include <getopt.h>
+        #include <stdio.h>
+        NOINLINE static int number(FILE *a, FILE *b, int n) {
+            return fileno(a) + fileno(b) * 10 + n * 100; }
+        NOINLINE static int same(FILE **a, int *b) { return *a != NULL && *b == 1; }
+        int far_data(int n) {
+            return number(stdout, stdout, n) + same(NULL == stdout ? NULL : &stdout,
+                &(int){1}) * 1000; }
+        """,
+        (
+            ("number(stdout, stdout, n)", "number(stderr, stdin, n + optind + opterr)"),
+            ("&(int){1}", "&optopt == NULL ? NULL : &optind"),
+            ("NULL == stdout ? NULL : &stdout", "&stderr"),
+        ),
+        ((3, 1311),),
+        ((3, 1502),),
     ),
     Feature(
         "loops",

@@ -1,6 +1,7 @@
-"""The Lua interpreter as a live program: its own sources, its own makefile, a script that never ends.
+"""The Lua interpreter as a live program: its own sources and makefile, an endless script.
 
-The script evaluates each line of its input and prints the results, so that a test sees behaviour without waiting.
+The script evaluates each line of its input and prints the results, so that a test sees
+behaviour without waiting.
 """
 
 import os
@@ -44,7 +45,8 @@ function work()
   local sum, words = 0, {}
   for i = 1, 300 do words[i] = ("w%03d"):format((i * 7919) % 1000) end
   table.sort(words, function(a, b) return a < b end)
-  for word in table.concat(words, " "):gmatch("%a%d+") do sum = (sum * 31 + #word + word:byte(3)) % 1000003 end
+  for word in table.concat(words, " "):gmatch("%a%d+") do sum = (sum * 31 + #word
+      + word:byte(3)) % 1000003 end
   local object = setmetatable({}, {__index = function(_, key) return key .. "!" end})
   sum = sum + #object.absent + select(2, ("a,b,c"):gsub(",", ";"))
   local ok, message = pcall(error, {code = 40})
@@ -79,7 +81,11 @@ class Lua:
         self.folder = folder
         self.source = folder / "lua5.4" / "src"
         self.process: subprocess.Popen[str] | None = None
-        self.cflags = {"pie": "", "nopie": "-fno-pie", "sections": "-ffunction-sections -fdata-sections"}[variant]
+        self.cflags = {
+            "pie": "",
+            "nopie": "-fno-pie",
+            "sections": "-ffunction-sections -fdata-sections",
+        }[variant]
         self.ldflags = {"pie": "", "nopie": "-no-pie", "sections": "-Wl,--gc-sections"}[variant]
         (folder / "loop.lua").write_text(SCRIPT)
 
@@ -91,13 +97,15 @@ class Lua:
         path.write_text(text.replace(before, after))
 
     def make(self, *words: str) -> list[Path]:
-        """Run Lua's own makefile as it was built, or with more words; return the objects that it wrote."""
+        """Run Lua's own makefile, with more words if wanted; return the objects it wrote."""
         before = self._stamps()
         command = [
             "make", "-j2", "lua", "SYSCFLAGS=-DLUA_USE_LINUX", "SYSLIBS=-Wl,-E -ldl",
             f"MYCFLAGS=-g {self.cflags}", f"MYLDFLAGS={self.ldflags} -Wl,-Map=lua.map", *words,
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=self.source, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.source, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         after = self._stamps()
         return [path for path in after if after[path] != before.get(path)]
@@ -112,7 +120,12 @@ class Lua:
     def start(self, argv: list[str], env: dict[str, str] | None = None, *fds: int) -> int:
         """Start the interpreter on the script; return its pid."""
         self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, pass_fds=fds
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            pass_fds=fds,
         )
         return self.process.pid
 

@@ -11,7 +11,7 @@ import numpy as np
 from reloader.arch.base import Architecture, Table
 from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
-from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, append_filled_blocks, append_symbols, lookup
 from reloader.link.passes.functions import branch_edges
@@ -74,13 +74,12 @@ def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> 
     placed = inside & lookup(blocks.live & ~blocks.same, symbols.block, 0)
     new = placed & (symbols.addr == np.uint64(NO_ADDR))
     wants = symbols.reloadable & (called | (placed & symbols.changed) | new)
-    wants |= called & ~inside & _far(graph, arena)
+    wants |= called & ~inside & is_far(graph.symbols.addr, arena)
     symbols.slot[wants & (symbols.slot == NO_ROW)] = WANTS_SLOT
 
 
-def _far(graph: LinkGraph, arena: tuple[int, int]) -> Bool:
-    """Return (n,) which known addresses some place of the arena cannot branch to."""
-    addr = graph.symbols.addr
+def is_far(addr: U64, arena: tuple[int, int]) -> Bool:
+    """Return (n,) which known addresses some place of the arena cannot reach."""
     low, high = np.uint64(arena[0]), np.uint64(arena[1])
     known = addr != np.uint64(NO_ADDR)
     above = (addr > low) & (addr - low > np.uint64(_REACH))

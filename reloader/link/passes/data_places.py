@@ -7,10 +7,11 @@ import numpy as np
 from reloader.elf.layout import variable_layout
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.data import Layout
-from reloader.ids import I32, I64, NO_ROW, Bool
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.pair_variables import Variables
 from reloader.link.passes.references import Side
+from reloader.live.objects import DataMap
 
 
 def users_of(side: Side) -> dict[int, set[bytes]]:
@@ -37,6 +38,20 @@ def inside_variables(variables: Variables, chosen: Bool, section: I32, offset: I
     at = np.searchsorted(start, place, side="right") - 1
     reached = np.maximum.accumulate(end)
     return (at >= 0) & (place < reached[np.maximum(at, 0)])
+
+
+def live_addrs(data: DataMap, section: I32, offset: I64) -> U64:
+    """Return the live address of each byte of writable sections, NO_ADDR if it has none."""
+    if not len(data.section):
+        return np.full(len(section), NO_ADDR, np.uint64)
+    start = data.offset.astype(np.int64)
+    key = (data.section.astype(np.int64) << 40) + start
+    row = np.searchsorted(key, (section.astype(np.int64) << 40) + offset, side="right") - 1
+    row = np.maximum(row, 0)
+    distance = offset - start[row]
+    inside = (data.section[row] == section) & (distance >= 0)
+    inside &= distance < data.size[row].astype(np.int64)
+    return np.where(inside, data.addr[row] + distance.astype(np.uint64), np.uint64(NO_ADDR))
 
 
 def find_edges(graph: LinkGraph, block: I32, offset: I64) -> I64:

@@ -152,11 +152,11 @@ def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:
     blocks = graph.blocks
     kept = lookup(blocks.live & ~blocks.same, unwind.code, 0)
     kept[unwind.cie[kept]] = True
-    blocks.live[np.unique(unwind.block)] = False
-    blocks.live[np.unique(unwind.block[kept])] = True
+    blocks.live[unwind.block] = False
+    blocks.live[unwind.block[kept]] = True
     new_start = _new_starts(unwind, kept)
     _move_edges(graph, unwind, kept, new_start)
-    for block in np.unique(unwind.block).tolist():
+    for block in sorted(set(unwind.block.tolist())):
         _compact(graph, unwind, block, kept, new_start)
     unwind.start = new_start
     unwind.code = np.where(kept, unwind.code, NO_ROW).astype(np.int32)

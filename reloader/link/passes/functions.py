@@ -120,6 +120,8 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
     Bytes that look like one and land exactly on a function are confirmed by decoding.
     """
     block, field = lea_candidates(graph, arch)
+    if not len(field):
+        return
     content = graph.content
     bytes_at = field[:, None] + np.arange(4)
     distance = content[bytes_at].view("<i4").reshape(-1).astype(np.int64)
@@ -127,6 +129,8 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
     target = offset + FIELD_TO_NEXT + distance
     symbol = _find(starts, _key(block, np.maximum(target, 0)))
     rows = np.flatnonzero((symbol != NO_ROW) & (target >= 0))
+    if not len(rows):
+        return
     rows = rows[_not_an_edge(graph, _key(block[rows], offset[rows]))]
     rows = rows[~np.isin(_key(block[rows], target[rows]), _base_labels(graph, arch))]
     rows = rows[_confirmed(graph, arch, starts, block[rows], offset[rows])]

@@ -6,6 +6,7 @@ text of a string, or a place.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -54,9 +55,13 @@ class _Initials:
         size = int(table.size[row])
         if section == COMMON:
             return bytes(size)
+        return self.content(section)[start : start + size].tobytes().ljust(size, b"\0")
+
+    def content(self, section: int) -> U8:
+        """Return a section's bytes, relocated fields zero."""
         if section not in self.plain:
             self.plain[section] = zeroed(self.file, section, self.side.arch)
-        return self.plain[section][start : start + size].tobytes().ljust(size, b"\0")
+        return self.plain[section]
 
     def targets(self, row: int) -> tuple[tuple[int, str], ...]:
         """Return what each relocated field of a variable refers to."""
@@ -70,6 +75,29 @@ class _Initials:
         return tuple(
             (place, target_text(self.file, at)) for place, at in zip(places, rows, strict=True)
         )
+
+
+@lru_cache(maxsize=8)
+def _initials(side: Side) -> _Initials:
+    return _Initials(side)
+
+
+def _plainly_equal(before: _Initials, after: _Initials, past: I32, rows: I64) -> bool:
+    """Return whether no variable has a relocated value and whole sections hold the same."""
+    if len(before.key) or len(after.key):
+        return False
+    old, new = before.side.variables, after.side.variables
+    homes = set(zip(old.section[past].tolist(), new.section[rows].tolist(), strict=True))
+    if any((was == COMMON) != (now == COMMON) for was, now in homes):
+        return False
+    placed = new.section[rows] != COMMON
+    if bool((old.offset[past] != new.offset[rows])[placed].any()):
+        return False
+    return all(
+        np.array_equal(before.content(was), after.content(now))
+        for was, now in homes
+        if now != COMMON
+    )
 
 
 def _key(section: I32, offset: I64) -> I64:
@@ -126,9 +154,12 @@ def changed_initialisers(
         addr: (v,) its live address.
         names: How the new variables are called.
     """
-    before, after = _Initials(old), _Initials(new)
+    before, after = _initials(old), _initials(new)
     changes: list[InitialiserChange] = []
-    for row in np.flatnonzero(old_row >= 0).tolist():
+    rows = np.flatnonzero(old_row >= 0)
+    if _plainly_equal(before, after, old_row[rows], rows):
+        return changes
+    for row in rows.tolist():
         past = int(old_row[row])
         values = before.value(past), after.value(row)
         targets = before.targets(past), after.targets(row)

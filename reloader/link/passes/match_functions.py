@@ -7,6 +7,7 @@ must be the same too; that spreads backwards, as between blocks.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -125,6 +126,7 @@ def function_units(match: Matcher, rows: I64) -> tuple[Functions, I64]:
     return Functions(units, key, np.ones(len(rows), np.bool_), known, paired, reloadable), order
 
 
+@lru_cache(maxsize=8)
 def function_sizes(version: Version) -> I64:
     """Return (n,) the size of each symbol; without one, up to its section's next symbol."""
     file = version.file

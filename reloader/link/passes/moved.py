@@ -31,7 +31,8 @@ def moved_names(graph: LinkGraph, live: Sequence[LiveObject | None]) -> set[byte
     block = symbols.block[rows]
     data = (blocks.region[block] == Region.RODATA) | (blocks.region[block] == Region.DATA)
     rows = rows[data & ~blocks.same[block]]
-    moved = [row for row in rows.tolist() if differs(graph, row, live[symbols.object[row]])]
+    chosen: list[int] = rows.tolist()
+    moved = [row for row in chosen if differs(graph, row, live[int(symbols.object[row])])]
     return {symbols.name[row] for row in moved}
 
 

@@ -23,6 +23,7 @@ from reloader.link.passes.data_places import (
     find_edges,
     header,
     inside_variables,
+    live_addrs,
     layout_at,
     section_called,
     section_name,
@@ -145,19 +146,20 @@ class ObjectBinder:
         new; but if live code refers to it, its address must be known.
         """
         self.addr: U64 = np.full(len(self.old_row), NO_ADDR, np.uint64)
-        old, data = self.old.variables, self.before.data
-        for row in np.flatnonzero(self.old_row >= 0).tolist():
-            past = int(self.old_row[row])
-            addr = data.find(int(old.section[past]), int(old.offset[past]))
-            if addr == NO_ADDR:  # a COMDAT section whose copy in another object was taken
-                addr = int(self.before.symbol_addr[old.symbol[past]])
-            self.addr[row] = addr
-            if addr == NO_ADDR:
-                self.old_row[row] = NO_ROW
-                if self.in_use(past):
-                    section = section_name(self.before.file, int(old.section[past]))
-                    name = self.new_names.shown(row)
-                    problems.unplaced.append(UnplacedRow(self.file.name, name, section))
+        old = self.old.variables
+        kept = np.flatnonzero(self.old_row >= 0)
+        past = self.old_row[kept]
+        addr = live_addrs(self.before.data, old.section[past], old.offset[past])
+        lost = addr == _UNKNOWN  # a COMDAT section whose copy in another object was taken
+        addr[lost] = self.before.symbol_addr[old.symbol[past[lost]]]
+        self.addr[kept] = addr
+        for row in kept[addr == _UNKNOWN].tolist():
+            before = int(self.old_row[row])
+            self.old_row[row] = NO_ROW
+            if self.in_use(before):
+                section = section_name(self.before.file, int(old.section[before]))
+                name = self.new_names.shown(row)
+                problems.unplaced.append(UnplacedRow(self.file.name, name, section))
 
     def in_use(self, past: int) -> bool:
         """Return whether code or constants that are in the process refer to a live variable."""
@@ -176,6 +178,8 @@ class ObjectBinder:
     def follow_aliases(self) -> None:
         """Give a new name of a kept variable that variable's address."""
         table = self.new.variables
+        if not bool((self.old_row < 0).any()):
+            return
         known = {
             (int(table.section[row]), int(table.offset[row]), int(table.size[row])): row
             for row in np.flatnonzero(self.old_row >= 0).tolist()
@@ -209,7 +213,7 @@ class ObjectBinder:
         symbols.addr[rows] = self.addr[kept]
         symbols.entry[rows] = self.addr[kept]
         binder = Binder(self.old, self.new, self.old_row, self.addr, self.holds_array)
-        for section in np.unique(table.section[kept]).tolist():
+        for section in sorted(set(table.section[kept].tolist())):
             if section == COMMON:
                 continue
             base = self.common_base(section, kept)
@@ -272,9 +276,8 @@ class ObjectBinder:
     def bind_unnamed(self, problems: Problems) -> None:
         """Bind writable sections that have references but no variables (assembly)."""
         references = self.new.references
-        named = np.unique(self.new.variables.section)
-        unnamed = np.setdiff1d(references.section, named)
-        for section in map(int, unnamed):
+        named = set(self.new.variables.section.tolist())
+        for section in sorted(set(references.section.tolist()) - named):
             name = self.file.section_names[int(section)]
             size = header(self.file, section, "sh_size")
             past = section_called(self.before.file, name)

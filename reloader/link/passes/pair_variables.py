@@ -149,6 +149,7 @@ class Names:
         self.file = file
         self.variables = variables
         self._scopes: dict[tuple[int, int], Scope] | None = None
+        self._by_name: dict[tuple[bytes, bool], list[int]] | None = None
 
     def scope(self, row: int) -> Scope | None:
         """Return where a variable is declared, None if nothing says so."""
@@ -157,6 +158,16 @@ class Names:
         place = int(self.variables.section[row]), int(self.variables.offset[row])
         scope = self._scopes.get(place)
         return scope if scope is not None and scope.path else None
+
+    def by_name(self) -> dict[tuple[bytes, bool], list[int]]:
+        """Return the rows by (name without number, is it a static local)."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            local = self.variables.local.tolist()
+            for row, name in enumerate(self.variables.name):
+                scoped = is_scoped(name, local=local[row])
+                self._by_name[base_name(name) if scoped else name, scoped].append(row)
+        return self._by_name
 
     def shown(self, row: int) -> str:
         """Return the name for people: `x`, or `f.x` for a static local."""
@@ -220,13 +231,9 @@ _Groups = dict[tuple[bytes, bool], tuple[list[int], list[int]]]
 
 def _groups(old: Names, new: Names) -> _Groups:
     """Return the rows of both versions by (name without number, is it a static local)."""
-    groups: _Groups = defaultdict(lambda: ([], []))
-    for side, names in enumerate((old, new)):
-        local = names.variables.local.tolist()
-        for row, name in enumerate(names.variables.name):
-            scoped = is_scoped(name, local=local[row])
-            groups[base_name(name) if scoped else name, scoped][side].append(row)
-    return groups
+    before, after = old.by_name(), new.by_name()
+    names = [*before, *(name for name in after if name not in before)]
+    return {name: (before.get(name, []), after.get(name, [])) for name in names}
 
 
 def _by_order(olds: list[int], news: list[int]) -> list[tuple[int, int]] | None:

@@ -91,6 +91,8 @@ def same_names(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bool:
     source, was = own_symbol(match, symbol), old.symbol[pairs.old]
     both = match.graph.symbols.origin[symbol] == Origin.UNDEFINED
     both = both & (source >= 0) & (old.file.symbol_sections[was] == UNDEFINED)
+    if not both.any():
+        return both
     name = match.new_name[source] == match.old_name[was]
     binding = match.graph.symbols.binding[symbol] == old.file.bindings()[was]
     return both & name & binding & (addend == old.addend[pairs.old])
@@ -108,6 +110,8 @@ def same_functions(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bo
     stable = symbols.reloadable[symbol] & (symbols.origin[symbol] == Origin.BLOCK)
     stable &= (namesake >= 0) & (addr.astype(np.int64) != NO_ADDR)
     stable &= match.live.symbol_addr[namesake] == addr
+    if not stable.any():
+        return stable
     field = match.new.number[pairs.new]
     # in code the end of a PC-relative field is the end of a call or lea; in data it is S itself
     code = (match.new.flags[match.new.section[pairs.new]] & SHF_EXECINSTR) != 0
@@ -174,6 +178,8 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
 def same_thread_locals(match: Matcher, pairs: Pairs, section: I64, place: I64) -> Bool:
     """Return where both sides mean the same byte of an unchanged thread-local section."""
     old, new = match.old, match.new
+    if not bool((new.flags & SHF_TLS).any()):
+        return np.zeros(len(section), np.bool_)
     home = old.file.symbol_sections[old.symbol[pairs.old]].astype(np.int64)
     was = old.file.symbols["st_value"][old.symbol[pairs.old]].astype(np.int64)
     both = (home >= 0) & (section >= 0)

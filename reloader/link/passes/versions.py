@@ -55,7 +55,7 @@ class Fields:
 _FIELDS: dict[int, tuple[NDArray[np.void], Fields]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Version:
     """An object's loaded relocations, sorted by place, and its bytes without their fields."""
 

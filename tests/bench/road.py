@@ -1,0 +1,124 @@
+"""File event to first call of new code, through the real daemon, beside `dlopen`."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import target
+from tests.bench.figures import Figure, percentile, progress
+
+CLI = (sys.executable, "-m", "reloader")
+RELOADS = 1000
+WARM = 100  # before memory counts: caches fill, the first free memory is found
+DLOPENS = 25
+QUIET_SECONDS = 8.0  # in which what is superseded is freed
+
+
+def cli(folder: Path, *arguments: str) -> str:
+    """Run a command of ours in a project folder; return what it prints."""
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}  # noqa: PTH109 - a path as text
+    done = subprocess.run(
+        [*CLI, *arguments], cwd=folder, env=environment, check=True, capture_output=True
+    )
+    return done.stdout.decode()
+
+
+def daemon_pid(folder: Path) -> int:
+    """Return the daemon of a project."""
+    return int(json.loads(cli(folder, "status", "--json"))["daemon"]["pid"])
+
+
+def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[Figure]:
+    """Return the figures of a thousand reloads of one object."""
+    progress(f"{RELOADS} reloads of {name}")
+    program, versions = target.start(folder, functions)
+    try:
+        assert program.process is not None
+        pid = program.process.pid
+        cli(folder, "attach", str(pid), "--watch", "work.o")
+        daemon = daemon_pid(folder)
+        times = [reload(program, versions, number) for number in range(1, WARM + 1)]
+        first, times = times[0], []
+        settle(folder)
+        before = target.memory_of(pid), target.memory_of(daemon)
+        for number in range(WARM + 1, WARM + RELOADS + 1):
+            times.append(reload(program, versions, number))
+        stops = stops_of(folder)
+        settle(folder)
+        after = target.memory_of(pid), target.memory_of(daemon)
+        opened = dlopens(program, versions, folder)
+        cli(folder, "detach")
+    finally:
+        assert program.process is not None
+        program.process.kill()
+        program.stop()
+    size = len(versions.pattern) / 1024
+    note = f"object of {size:.1f} KiB; first {first:.1f} ms"
+    goal: Callable[[float], float | None] = lambda value: value if targets else None
+    ratio = percentile(opened, 50) / percentile(times, 50)
+    return [
+        Figure(f"rename -> new code, {name}, p50", percentile(times, 50), "ms", goal(5), note=note),
+        Figure(f"rename -> new code, {name}, p99", percentile(times, 99), "ms", goal(20)),
+        Figure(f"gcc -shared + dlopen, {name}, p50", percentile(opened, 50), "ms"),
+        Figure(f"times faster than dlopen, {name}", ratio, "x", goal(3), at_least=True),
+        Figure(f"stops on the road, {name}", stops, "", goal(0), note="after the first reload"),
+        Figure(f"target RSS growth, {name}", after[0][0] - before[0][0], "MB", goal(1)),
+        Figure(f"target VMA growth, {name}", after[0][1] - before[0][1], "", goal(0)),
+        Figure(f"daemon RSS growth, {name}", after[1][0] - before[1][0], "MB", goal(10)),
+    ]
+
+
+def reload(program: target.Program, versions: target.Versions, number: int) -> float:
+    """Rename a version into place; return the milliseconds until the program ran it."""
+    part = versions.write(number)
+    began = time.monotonic_ns()
+    part.rename(versions.path)
+    found, at = target.seen(program)
+    assert found == number, (found, number)
+    return (at - began) / 1e6
+
+
+def stops_of(folder: Path) -> int:
+    """Return how many of the last attempts stopped the program."""
+    rows = json.loads(cli(folder, "history", "--json"))
+    rows = rows if isinstance(rows, list) else rows["history"]
+    return sum(bool(row["stop_us"]) for row in rows if row["result"] == "live")
+
+
+def settle(folder: Path) -> None:
+    """Wait until the memory of the past is freed, or does not get less."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        cli(folder, "status", "--json")
+
+
+def dlopens(program: target.Program, versions: target.Versions, folder: Path) -> list[float]:
+    """Return the milliseconds that the same object takes as a shared library."""
+    assert program.process is not None
+    assert program.process.stdin is not None
+    times: list[float] = []
+    compile_pic(folder, versions)
+    for number in range(5000, 5000 + DLOPENS):
+        (folder / "pic.o").write_bytes(
+            target.Versions(folder / "pic.pattern").content(number)
+        )
+        library = folder / f"work{number}.so"
+        began = time.monotonic_ns()
+        target.run("gcc", "-shared", "pic.o", "-o", library, cwd=folder)
+        program.process.stdin.write(f"{library}\n")
+        program.process.stdin.flush()
+        found, at = target.seen(program)
+        assert found == number, (found, number)
+        times.append((at - began) / 1e6)
+    return times
+
+
+def compile_pic(folder: Path, versions: target.Versions) -> None:
+    """Compile the object's source once more, as a shared library needs it."""
+    source = versions.path.with_suffix(".c").name
+    target.run("gcc", "-O2", "-fPIC", "-c", source, "-o", "pic.pattern", cwd=folder)
