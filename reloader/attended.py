@@ -4,6 +4,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,4 +139,6 @@ class Attended:
         for stale in result.stale:
             self.warn(str(stale))
         if result.files:
-            self._take(result.files)
+            # milliseconds count from the build's end, which closes the transaction
+            now = time.monotonic_ns()
+            self._take(tuple(replace(file, event_ns=now) for file in result.files))

@@ -1,11 +1,12 @@
 """A saved source runs the user's own build; the build's end closes one transaction.
 
 One build at a time. A save during a build ends it and starts it anew, since what it makes would
-be old. What a build finishes is held until a build succeeds: after a failure `make` does not
-make again what it made before, so those objects belong to the next success. A source that the
-build itself writes (a generated parser) looks like a save: equal content is none, and one that
-changes in every build stops counting after `MAX_RESTARTS`, gets one last build in case a person
-saved it, and is named in the result.
+be old; a source that did not exist when the build began is the build's own. What a build
+finishes is held until a build succeeds: after a failure `make` does not make again what it made
+before, so those objects belong to the next success. A source that the build itself writes (a
+generated parser) looks like a save: equal content is none, and one that changes in every build
+stops counting after `MAX_RESTARTS`, gets one last build in case a person saved it, and is named
+in the result.
 """
 
 import contextlib
@@ -90,6 +91,8 @@ class BuildRunner:
         self._restarts_by: Counter[Path] = Counter()
         self._unsettled: dict[Path, None] = {}
         self._held: dict[Path, FinishedFile] = {}
+        self._known: set[Path] = set()  # sources there were before the running build
+        self._made: set[Path] = set()  # sources that appeared while it runs
         self._wanted = self._busy = self._closed = self._last = False
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
@@ -101,6 +104,7 @@ class BuildRunner:
         """
         self._objects = objects
         self._sources.start()
+        self._known = set(self._sources.files())
         self._thread.start()
 
     def stop(self) -> None:
@@ -142,6 +146,10 @@ class BuildRunner:
         with self._changed:
             known = self._digests.get(file.path)
             self._digests[file.path] = file.digest
+            if self._busy and file.path not in self._known:
+                self._made.add(file.path)  # a generated file, or a configure script's trials
+                return
+            self._known.add(file.path)
             if self._busy:
                 if known == file.digest:
                     return
@@ -249,6 +257,8 @@ class BuildRunner:
         """Close the transaction; what is saved from now on is for the next build."""
         unsettled = tuple(self._unsettled)
         self._unsettled.clear()
+        self._known |= self._made
+        self._made.clear()
         self._last = bool(unsettled) and not self._last
         self._wanted = self._wanted or self._last
         self._busy = self._wanted

@@ -63,12 +63,13 @@ class StateJournal:
     def prepare(self, plan: Plan) -> Generation:
         """Keep the objects' bytes and write the intent."""
         self.catch_up()
-        for file in plan.graph.objects:
-            self.store.snapshots.save(file.digest, file.data.data)
         versions = versions_of(plan.graph.objects)
-        number = self.store.journal.prepare(
-            self.target, versions, plan_json(self.program, plan), kind=self.kind
-        )
+        with self.store.transaction():  # one commit
+            for file in plan.graph.objects:
+                self.store.snapshots.save(file.digest, file.data.data)
+            number = self.store.journal.prepare(
+                self.target, versions, plan_json(self.program, plan), kind=self.kind
+            )
         self.number, self.plan = number, plan
         return Generation(number)
 
@@ -82,6 +83,11 @@ class StateJournal:
             outcome.notes.append(
                 f"it is live, but could not be written down yet: {error} No other reload is"
                 " made before that is done."
+            )
+        if self.store.deleted():
+            outcome.notes.append(
+                f"{self.store.folder} was deleted: reloading goes on, but once this daemon has"
+                " ended no other can take over; to go on then, restart the program"
             )
 
     def record_live(self, generation: Generation, plan: Plan, outcome: Outcome) -> None:

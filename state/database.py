@@ -38,6 +38,7 @@ class Database:
             self._writer = self._connect()
         try:
             self._prepare()
+            self._inode = self.path.stat().st_ino
             with self._translated("open it"):
                 self._reader = self._connect()
                 self._reader.conn.execute("PRAGMA query_only=ON")
@@ -90,6 +91,13 @@ class Database:
         """Move the log's pages into the database file; the log starts anew."""
         with self._write_lock, self._translated("tidy it up"):
             self._writer.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def is_in_place(self) -> bool:
+        """Return whether the file that is open is still the one at its path."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close both connections; SQLite folds the log into the file."""

@@ -96,6 +96,13 @@ class Store:
         self._db.checkpoint()
         return removed
 
+    def deleted(self) -> bool:
+        """Return whether the database was deleted or replaced while it is open here.
+
+        SQLite goes on with the file it has; nobody else will ever read it.
+        """
+        return not self._db.is_in_place()
+
     def close(self) -> None:
         """Close the database."""
         self._db.close()

@@ -188,6 +188,7 @@ def test_a_source_that_every_build_changes_is_named_and_ends_the_restarts(
 ) -> None:
     command = "date +%N$$ > stamp.c; read x < hold || true"
     os.mkfifo(project / "hold")
+    (project / "stamp.c").write_text("0\n", encoding="utf-8")
     with building(project, command) as build:
         build.runner.build_now()
         for _ in range(MAX_RESTARTS + 1):
@@ -263,3 +264,12 @@ def test_sources_pair_with_the_nearest_object_of_their_name(tmp_path: Path) -> N
     ambiguous = [make("p/e.o", 1), make("q/e.o", 1)]
     found = stale_objects(sources, [x, y, m, n, *ambiguous, make("h.o", 1)])
     assert [(item.object, item.seconds) for item in found] == [(x, 5.0), (m, 3.0), (n, 2.0)]
+
+
+def test_sources_that_the_build_itself_creates_do_not_restart_it(project: Path) -> None:
+    trial = "echo int g$n\\; > conftest.c; gcc -c conftest.c"
+    command = f"for n in 1 2 3; do {trial}; done; make -s; rm -f conftest.*"
+    with building(project, command) as build:
+        (project / "b.c").write_text("int b(void) { return 5; }\n", encoding="utf-8")
+        result = build.result()
+        assert (result.status, result.restarts) == (0, 0)

@@ -80,6 +80,7 @@ class Architecture(Protocol):
     # rows of `kinds` that the linker itself makes edges of:
     pc32: int  # a 4-byte pc-relative operand
     word: int  # an 8-byte address: a GOT entry
+    far_kinds: tuple[int, ...]  # operands that `far_access` may have another form for
     thread_word: int  # an 8-byte offset from the thread pointer: a GOT entry
 
     def write_stubs(self, stubs: U8, stub_addr: U64, slot_addr: U64) -> None:
@@ -121,6 +122,6 @@ class Architecture(Protocol):
         """Do what `plan_got` said, for fields that it knows."""
         ...
 
-    def far_access(self, instruction: bytes) -> FarAccess | None:
-        """Return another form of an instruction that ends with its displacement, or None."""
+    def far_access(self, instruction: bytes, field: int) -> FarAccess | None:
+        """Return another form of an instruction with its operand at `field`, or None."""
         ...

@@ -40,6 +40,7 @@ class X86_64:  # noqa: N801  the architecture's own name
     pc32: int = kind("PC32")
     word: int = kind("64")
     thread_word: int = kind("TPOFF64")
+    far_kinds: tuple[int, ...] = x86_64_far.FAR_KINDS
 
     def write_stubs(self, stubs: U8, stub_addr: U64, slot_addr: U64) -> None:
         """Write (n, 16) `endbr64; jmp *slot(%rip)`, padded with int3.
@@ -114,9 +115,9 @@ class X86_64:  # noqa: N801  the architecture's own name
         """Do what `plan_got` said, for fields that it knows."""
         x86_64_rewrite.rewrite_got(content, field)
 
-    def far_access(self, instruction: bytes) -> FarAccess | None:
-        """Return `lea` and `mov` from memory in a form that goes through the GOT."""
-        return x86_64_far.far_access(instruction)
+    def far_access(self, instruction: bytes, field: int) -> FarAccess | None:
+        """Return an instruction in a form that goes through the GOT, or None."""
+        return x86_64_far.far_access(instruction, field)
 
 
 def _far(what: str, addr: int, distance: int) -> RangeRow:

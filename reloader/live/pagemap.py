@@ -32,12 +32,16 @@ _REGIONS: Final = 4096
 _PRESENT, _SWAPPED, _FILE = 1 << 63, 1 << 62, 1 << 61
 
 
+_POPULATED: Final = _IS_PRESENT | _IS_SWAPPED
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Bits of the pages that are wanted: all of `like`, none of `unlike`, and populated."""
+    """Bits of the pages that are wanted: all of `like`, none of `unlike`, one of `anyof`."""
 
     like: int = 0
     unlike: int = 0
+    anyof: int = _POPULATED
 
 
 OWN: Final = Wanted(unlike=_IS_FILE | _IS_ZERO)
@@ -45,6 +49,9 @@ OWN_WRITTEN: Final = Wanted(_IS_TRACKED | IS_WRITTEN, OWN.unlike)
 OWN_UNWRITTEN: Final = Wanted(_IS_TRACKED, OWN.unlike | IS_WRITTEN)
 OWN_UNTRACKED: Final = Wanted(unlike=OWN.unlike | _IS_TRACKED)
 ANY_WRITTEN: Final = Wanted(IS_WRITTEN)
+# The one question for which the kernel has a quick way, ten times as fast; its answer has
+# pages in it that are not there.
+QUICK_WRITTEN: Final = Wanted(IS_WRITTEN, anyof=0)
 
 
 class Pagemap:
@@ -70,7 +77,7 @@ class Pagemap:
     def find(
         self, wanted: Wanted, start: int = 0, end: int = USER_END, *, protect: bool = False
     ) -> list[Span]:
-        """Return the ranges of populated pages with the wanted bits.
+        """Return the ranges of pages with the wanted bits.
 
         Args:
             wanted: Which pages.
@@ -81,14 +88,13 @@ class Pagemap:
         Raises:
             OSError: ENOTTY before Linux 6.7.
         """
-        anyof = _IS_PRESENT | _IS_SWAPPED
         flags = _WRITE_PROTECT if protect else 0
         spans: list[Span] = []
         while start < end:
             request = bytearray(
                 struct.pack(
                     "12Q", 96, flags, start, end, 0, self._room.ctypes.data, _REGIONS, 0,
-                    wanted.unlike, wanted.like | wanted.unlike, anyof, anyof,
+                    wanted.unlike, wanted.like | wanted.unlike, wanted.anyof, wanted.anyof or IS_WRITTEN,
                 )
             )  # fmt: skip
             count = ioctl(self.fd, _PAGEMAP_SCAN, request)

@@ -44,6 +44,7 @@ _USUAL_RATE: Final = 2e9  # bytes a second that any machine of today can look at
 _SMALL_SHARE: Final = (
     0.4  # of the longest stop: what is read faster needs no following of writes
 )
+_ENOUGH_SHARE: Final = 0.4  # of the longest stop: what was written last is read in that time
 _MOST_SHARE: Final = 0.7  # of the longest stop that reading may be expected to take
 _ROUNDS: Final = 12  # looks at what was written during the last one
 _MARGIN: Final = 4 << 20  # bytes of room beyond what is expected
@@ -165,7 +166,7 @@ class Retirer:
             if len(held) == len(self.waiting):
                 return self._report(case, hits, held, symbolise)
             expected_ms = hits.scanned_size / self.rate * 1e3
-            if expected_ms <= self.policy.max_stop_ms * _SMALL_SHARE:
+            if expected_ms < self.policy.max_stop_ms * _SMALL_SHARE:
                 halt = self._halt(case, memory.pagemap.areas, hits.scanned_size)
                 return self._conclude(case, Hits(), halt, symbolise)
             return self._prove_by_writes(case, expected_ms, symbolise)
@@ -216,20 +217,23 @@ class Retirer:
             The words found; the bytes that were written during the last look; the milliseconds
             it took to list them.
         """
-        hits, size, listing_ms = Hits(), 0, 0.0
-        enough = self.policy.max_stop_ms * _SMALL_SHARE / 1e3 * self.rate
+        hits, size, least, listing_ms = Hits(), 0, np.inf, 0.0
+        enough = self.policy.max_stop_ms * _ENOUGH_SHARE / 1e3 * self.rate
         for number in range(_ROUNDS):
             mappings = case.target.maps()
             begun = time.perf_counter()
             spans = tracker.changed(mappings, protect=True)
-            listing_ms = (time.perf_counter() - begun) * 1e3
+            took_ms = (time.perf_counter() - begun) * 1e3
             hits = hits.replaced(spans, case.memory.scan(spans, case.reach.ranges))
             size = total(spans)
             if not number:
                 case.scanned_size = size
                 continue
+            listing_ms = took_ms if number == 1 else min(took_ms, listing_ms)
             held = case.reach.held(hits.outside(possible_stacks(mappings)), case.known)
-            if len(held) == len(self.waiting) or size <= enough:
+            shrinks = size < least / 2
+            least = min(size, least)
+            if len(held) == len(self.waiting) or (size <= enough and not shrinks):
                 break
         return hits, size, listing_ms
 

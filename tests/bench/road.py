@@ -84,9 +84,9 @@ def reload(program: target.Program, versions: target.Versions, number: int) -> f
 
 def stops_of(folder: Path) -> int:
     """Return how many of the last attempts stopped the program."""
-    rows = json.loads(cli(folder, "history", "--json"))
+    rows = json.loads(cli(folder, "history", "--json", "--limit", str(RELOADS)))
     rows = rows if isinstance(rows, list) else rows["history"]
-    return sum(bool(row["stop_us"]) for row in rows if row["result"] == "live")
+    return sum(bool(row["stop_us"]) for row in rows if row["outcome"] == "live")
 
 
 def settle(folder: Path) -> None:

@@ -140,8 +140,9 @@ def breakpoint_at(program: Program, function: str) -> Iterator[None]:
     ).stdout
     line = next(line for line in names.splitlines() if line.endswith(f" T {function}"))
     pid = program.process.pid
-    first = Path(f"/proc/{pid}/maps").read_text("utf-8").split("-", 1)[0]
-    at = int(first, 16) + int(line.split()[0], 16)
+    maps = Path(f"/proc/{pid}/maps").read_text("utf-8").splitlines()
+    first = next(row for row in maps if row.endswith(str(program.executable)))
+    at = int(first.split("-", 1)[0], 16) + int(line.split()[0], 16)
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
         memory.seek(at)
         before = memory.read(1)

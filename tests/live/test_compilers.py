@@ -1,4 +1,4 @@
-"""What gcc and clang emit for C, with many flags: reloaded into running programs, and the answers checked."""
+"""What gcc and clang emit for C, with many flags: reloaded live, and the answers checked."""
 
 import os
 import socket
@@ -21,12 +21,17 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 PATIENT = RetirePolicy(max_stop_ms=5000)  # a loaded machine must not decide a test
 FLAGS = (
-    "gcc -O0", "gcc -O1 -g", "gcc -O2", "gcc -O3 -g", "gcc -Os", "gcc -O2 -fPIC", "gcc -O0 -fPIC -g",
+    "gcc -O0", "gcc -O1 -g", "gcc -O2", "gcc -O3 -g", "gcc -Os", "gcc -O2 -fPIC",
+    "gcc -O0 -fPIC -g",
     "gcc -O2 -fno-pie -no-pie", "gcc -O0 -fno-pie -no-pie", "gcc -O3 -fno-pie -no-pie -fno-plt",
-    "gcc -O2 -ffunction-sections -fdata-sections", "gcc -O3 -fno-pie -no-pie -ffunction-sections -fdata-sections",
-    "gcc -O2 -fcommon", "gcc -O2 -fcf-protection=none -fno-plt", "gcc -O1 -fcf-protection=full -mcmodel=small",
-    "clang -O0", "clang -O1 -g", "clang -O2", "clang -O3", "clang -Os -fPIC", "clang -O2 -fno-pie -no-pie",
-    "clang -O2 -ffunction-sections -fdata-sections -fno-plt", "clang -O3 -fcommon -fcf-protection=full -g",
+    "gcc -O2 -ffunction-sections -fdata-sections",
+    "gcc -O3 -fno-pie -no-pie -ffunction-sections -fdata-sections",
+    "gcc -O2 -fcommon", "gcc -O2 -fcf-protection=none -fno-plt",
+    "gcc -O1 -fcf-protection=full -mcmodel=small",
+    "clang -O0", "clang -O1 -g", "clang -O2", "clang -O3", "clang -Os -fPIC",
+    "clang -O2 -fno-pie -no-pie",
+    "clang -O2 -ffunction-sections -fdata-sections -fno-plt",
+    "clang -O3 -fcommon -fcf-protection=full -g",
 )  # fmt: skip
 
 
@@ -324,4 +329,28 @@ def test_unwinders_pass_through_reloaded_frames(tmp_path: Path, flags: str, way:
             assert program.ask(103) == number * 1000 + frames + 6
             session.retiring.attempt()
     assert program.ask(1) == total + 4
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["attach", "agent"])
+def test_a_debugger_can_look_at_a_program_that_was_reloaded(tmp_path: Path, way: str) -> None:
+    program = Program(tmp_path, ("-O2", "-g", "-fexceptions"))
+    factor = "FACTOR"
+    program.compile(
+        main=LEAVING, cleaned=CLEANED.replace(factor, "1"), traced=TRACED.replace(factor, "1")
+    )
+    program.link()
+    with entered(program, way) as session:
+        edited = program.compile(cleaned=CLEANED.replace(factor, "2"))
+        assert reload(session, *edited).state == "live"
+        assert program.ask(7) == 14
+        assert program.process is not None
+        command = ["gdb", "-nx", "-q", "-batch", "-p", str(program.process.pid)]
+        done = subprocess.run(
+            [*command, "-ex", "print cleaned", "-ex", "info threads", "-ex", "detach"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=True,
+        )  # fmt: skip
+        assert "$1 = 14" in done.stdout
+        assert '"reloader"' in done.stdout
+        assert program.ask(1) == 16
     assert program.stop() == 0

@@ -54,7 +54,7 @@ EDITS = (
          "case 'd' : res = isdigit(c) || c == '#'; break;",
          "match_class|matchbracketclass|singlematch|match", "('a#1b'):match('%d+')", "1", "#1"),
     Edit("lstrlib.c", "        case 'd': case 'i':\n", "        case 'Z': "
-         "lua_pushliteral(L, \"zed\"); "
+         'lua_pushliteral(L, "zed"); '
          "luaL_addvalue(&b); break;\n        case 'd': case 'i':\n", "str_format",
          "select(2, pcall(string.format, '%Z', 1)):sub(1, 7)", "invalid", "zed"),
     # the table's hot paths

@@ -89,8 +89,8 @@ FEATURES = (
         (
             (
                 "static const struct row rows[]",
-                "NOINLINE static int six(int n) { return n * 6; }\n"
-                "static const struct row rows[3]",
+                """NOINLINE static int six(int n) { return n * 6; }
+                static const struct row rows[3]""",
             ),
             ('{"one", one, &rows[1]}', '{"uno", six, &rows[1]}'),
             ('{"two", two, &rows[0]}', '{"two", two, &rows[2]}, {"dos", one, 0}'),
