@@ -39,7 +39,7 @@ layout: setup  ## CONTRIBUTING.md's layout, from the modules' first sentences
 
 clean:  ## what builds leave behind; .venv and .work stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -f stubs/agent/*.so stubs/agent/reloader-holder
+	rm -f stubs/agent/*.so stubs/agent/reloader-holder stubs/agent/reloader-host
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.work/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## everything that is not in the repository

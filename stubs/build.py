@@ -20,6 +20,10 @@ AGENT_SOURCES: Final = (
 )  # fmt: skip
 # libgcc_s is linked although nothing here calls it: the agent routes its imports of the unwind
 # look-ups to itself, and a libgcc_s that is loaded later would not be routed
+# the host of objects without an executable: at a low address, and with one name for the daemon
+HOST_FLAGS: Final = (
+    "-fno-pic", "-fno-pie", "-no-pie", "-s", "-Wl,--export-dynamic-symbol=reloader_host_go",
+)  # fmt: skip
 AGENT_LIBRARIES: Final = ("-Wl,--no-as-needed", "-lgcc_s", "-Wl,-z,now", "-Wl,-z,relro")
 
 
@@ -45,7 +49,7 @@ def is_fresh(target: Path) -> bool:
 
 
 def build(*, force: bool = False) -> list[Path]:
-    """Compile the agent and the holder where a source changed; return what was built."""
+    """Compile the agent, the holder and the host where a source changed; return what was built."""
     agent, holder = FOLDER / "agent.so", FOLDER / "reloader-holder"
     built: list[Path] = []
     if force or not is_fresh(agent):
@@ -55,6 +59,10 @@ def build(*, force: bool = False) -> list[Path]:
     if force or not is_fresh(holder):
         _compile(holder, [FOLDER / "holder.c"], ())
         built.append(holder)
+    host = FOLDER / "reloader-host"
+    if force or not is_fresh(host):
+        _compile(host, [FOLDER / "host.c"], HOST_FLAGS)
+        built.append(host)
     return built
 
 

@@ -12,6 +12,7 @@ from reloader.elf.object import ObjectFile
 from reloader.link.build import build_graph
 from reloader.link.fixup import apply_fixups
 from reloader.link.graph import LinkGraph
+from reloader.link.hooks import Border, Hooks
 from reloader.link.layout import Allocate, Placed, place
 from reloader.link.passes.build_tables import build_tables
 from reloader.link.passes.eh_frame import Unwind, cut_eh_frame, read_unwind, write_eh_frame_hdr
@@ -47,6 +48,7 @@ class Setting:
     roots: Sequence[int] = ()  # more blocks to place, whatever changed
     prune: bool = False  # of first loads, keep only what global symbols reach
     relax: bool = True  # turn GOT accesses into direct ones where the symbol is near
+    hooks: Hooks | None = None  # who is called at the borders between passes
 
 
 @dataclass(slots=True)
@@ -82,7 +84,9 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     Raises:
         ReloaderError: Nothing was changed but what `assign_slots` and `allocate` took.
     """
-    arch, lines = setting.arch, setting.lines
+    arch, lines, hooks = setting.arch, setting.lines, setting.hooks
+    if hooks:
+        hooks.at(Border.PRE_PRUNE, graph, arch)
     unify(graph)
     prefer_existing(graph, setting.source)
     # Each name of the transaction has one definition.
@@ -91,6 +95,8 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     cut_eh_frame(graph, unwind)
     # blocks.live is what will be placed, no pass changes it after; only its edges
     # count from here.
+    if hooks:
+        hooks.at(Border.POST_PRUNE, graph, arch)
     relax_thread_locals(graph, arch, lines)
     resolve(graph, setting.source, lines)
     # No undefined symbol is used.
@@ -101,8 +107,14 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     setting.assign_slots(graph)
     placed = place(graph, setting.allocate)
     # Every symbol that a live edge uses has an address from here.
+    if hooks:
+        hooks.at(Border.POST_ALLOCATION, graph, arch)
     if setting.relax:
         relax_got(graph, arch)
+    if hooks:
+        hooks.at(Border.PRE_FIXUP, graph, arch)
     apply_fixups(graph, arch, lines)
     write_eh_frame_hdr(graph, unwind)
+    if hooks:
+        hooks.at(Border.POST_FIXUP, graph, arch)
     return Linked(graph, placed, unwind)

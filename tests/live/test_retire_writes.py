@@ -122,7 +122,7 @@ static void maps(void)
     pthread_t thread;
     CHECK(!pthread_attr_init(&how) && !pthread_attr_setstack(&how, at + 48 * PAGE, 16 * PAGE));
     CHECK(!pthread_create(&thread, &how, small_thread, at + 31 * PAGE) && !pthread_join(thread, 0));
-    CHECK(at[31 * PAGE] == 7);
+    CHECK(at[31 * PAGE] == 7 && mmap(at + 8 * PAGE, 4 * PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
     puts("fine");
 }
 static void answer(const char *what)
