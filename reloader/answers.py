@@ -59,7 +59,7 @@ class ReloadAnswer(TypedDict):
 
     session: int
     generation: int
-    kind: str  # load | unload | rollback | replay
+    kind: str  # load | unload | rollback | replay | remap
     outcome: str  # live | unchanged | refused | failed | rolled-back
     began: float
     objects: list[str]

@@ -173,6 +173,10 @@ class Client:
         """Take a loaded object out."""
         return self.call("unload", path=path)
 
+    def remap(self, path: str) -> ReloadAnswer:
+        """Give the code and constants of a live object another place."""
+        return self.call("remap", path=path)
+
     def rollback(self, generation: int | None = None) -> ReloadAnswer:
         """Make an earlier generation's versions live again."""
         return self.call("rollback", generation=generation)

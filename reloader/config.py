@@ -44,6 +44,7 @@ class Config:
     build: str = ""  # the command that makes objects of sources
     source: tuple[str, ...] = ()  # globs; a saved one runs `build`
     archives: tuple[str, ...] = ()  # searched for what is undefined, as a linker does
+    plugins: tuple[str, ...] = ()  # files of plugins that see every reload; see docs/plugins.md
     program: str = ""  # basename of the process that is meant, under wrappers
     keep: int = 50  # generations whose objects stay loadable
     polling: bool = False  # look at files instead of being told, for network file systems

@@ -114,6 +114,10 @@ class Engine(Protocol):
         """Make the versions live that were live after a generation; None: before the last."""
         ...
 
+    def remap(self, path: str, target: str | None) -> ReloadAnswer:
+        """Give the code and constants of a live object another place."""
+        ...
+
     def check(self, paths: Sequence[str], target: str | None) -> list[CheckAnswer]:
         """Say whether objects would load, with every reason why not."""
         ...

@@ -6,12 +6,15 @@ object named `plugin` in that file, else the file's module itself), or from an i
 as an entry point of the group `reloader.plugins`. Only hooks that a plugin has are ever called.
 """
 
-import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from reloader.arch.base import Architecture
@@ -166,17 +169,15 @@ def _from_file(path: Path, trust: Trust | None) -> object:
     """Run a plugin's file and return the plugin in it."""
     if not path.is_file():
         raise PluginFileError(path)
+    # dataclasses look their module up, so it has to be where modules are
+    name = f"reloader_plugin_{blake2b(bytes(path), digest_size=4).hexdigest()}_{path.stem}"
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = str(path)
     try:
         check_trusted(path, [path.parent], trust)
-        name = f"reloader_plugin_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginLoadError(str(path), "is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except PluginLoadError:
-        raise
+        SourceFileLoader(name, str(path)).exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         problem = f"cannot be imported: {type(error).__name__}: {error}"
         raise PluginLoadError(str(path), problem) from error
     return _instance(str(path), getattr(module, "plugin", module))

@@ -18,14 +18,16 @@ from reloader.clock import Clock
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.ids import Generation
+from reloader.link.passes.anew import Anew
 from reloader.link.passes.resolve import Lines, no_lines
-from reloader.live import commit, constructors, switch, unwind
+from reloader.live import commit, constructors, switch, thread_local, unwind
 from reloader.live.adopt import adopt
 from reloader.live.ending import must_run, noticing_the_end
-from reloader.live.linking import link_transaction
+from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.outcome import Outcome
+from reloader.plugins import Event, Plugins
 from reloader.report import describe
 
 STEPS = {
@@ -62,6 +64,8 @@ class Options:
     event_time: float = field(default_factory=time.monotonic)  # when the file event arrived
     lines: Lines = no_lines  # finds source lines, for errors
     before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
+    anew: Anew = IN_PLACE  # objects that get another place although they are what is live
+    plugins: Plugins | None = None  # who is told of what becomes of it
 
 
 def reload(
@@ -85,13 +89,17 @@ def reload(
     clock = Clock(outcome, options.event_time, options.before_step)
     with ExitStack() as undo, noticing_the_end(program.target, lambda: STEPS[clock.current]):
         clock.step("link")
-        plan = link_transaction(program, objects, options.reinit, options.lines, undo)
+        plan = link_transaction(
+            program, objects, options.reinit, options.lines, undo, options.anew
+        )
         if plan.is_empty():
             return clock.finish()
 
         clock.step("journal")
         generation = journal.prepare(plan)
         undo.push(partial(note_failure, journal, generation))
+        if options.plugins:
+            options.plugins.loaded(event_of(plan, generation))
 
         clock.step("write")
         outcome.bytes_loaded = commit.write_blocks(program, plan)
@@ -99,9 +107,11 @@ def reload(
 
         clock.step("initialise")
         plan.directory = unwind.publish(program, plan.held, undo)
+        thread_local.initialise(program.target, plan.threads)
         constructors.run(program, plan, generation, undo)
 
         clock.step("flip")
+        thread_local.reach_threads(program.target, plan.threads)
         stop = switch.flip_and_redirect(program, plan)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
@@ -115,7 +125,16 @@ def reload(
     finally:
         clock.finish()
         journal.live(generation, plan, outcome)
+    if options.plugins:
+        outcome.notes += options.plugins.emitted(event_of(plan, generation))
     return outcome
+
+
+def event_of(plan: Plan, generation: Generation) -> Event:
+    """Return a plan as plugins are told of it."""
+    names = tuple(file.name for file in plan.graph.objects)
+    memory = tuple(item.allocation for item in plan.placed)
+    return Event(names, generation, plan.graph, memory)
 
 
 def note_failure(

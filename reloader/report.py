@@ -60,6 +60,12 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
     notes = [initialiser_note(program, change) for change in data.initialiser_changed]
     if data.new:
         notes.append(f"new: {enumerate_names(data.new)}")
+    if data.thread_initialiser_changed:
+        names = data.thread_initialiser_changed
+        notes.append(
+            f"{enumerate_names(names)}: every thread keeps its value, new threads begin with the"
+            f" old initial value (--reinit {names[0]} would apply the new one)"
+        )
     if data.reinitialised:
         notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")
     if data.became_constant:

@@ -11,6 +11,7 @@ from reloader.live.ledger import Held
 from reloader.live.program import Key, Program
 from reloader.live.retire import Retirement, Retirer, RetireReport, holders
 from reloader.live.variables import name_of_address
+from reloader.plugins import Event, Plugins
 from state.store import Store
 
 
@@ -25,11 +26,15 @@ class Pinned:
 class Retiring:
     """The queue of one program."""
 
-    def __init__(self, program: Program, store: Store, target: int) -> None:
+    def __init__(
+        self, program: Program, store: Store, target: int, plugins: Plugins | None = None
+    ) -> None:
         """Begin with what the ledger has marked superseded already."""
         self.program = program
         self.store = store
         self.target = target
+        self.plugins = plugins
+        self.problems: list[str] = []  # what plugins failed at, to be told to the user
         self.retirer = Retirer()
         self.collect()
 
@@ -74,6 +79,16 @@ class Retiring:
         parts = [part for row in freed for part in row.allocations]
         self.store.ledger.mark_freed(self.target, [part.addr for part in parts])
         self.program.ledger.remove(parts)
+        if self.plugins:
+            self.announce(freed)
+
+    def announce(self, freed: Sequence[Retirement]) -> None:
+        """Tell plugins which objects' memory is given back, generation by generation."""
+        for row in freed:
+            path, member = row.object
+            name = f"{path}({member})" if member else path
+            event = Event((name,) if name else (), row.generation, memory=row.allocations)
+            self.problems += self.plugins.removed(event) if self.plugins else []
 
     def variable_at(self, addr: int) -> str:
         """Return the variable of a watched object or of the executable at an address, or ""."""

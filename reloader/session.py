@@ -25,15 +25,18 @@ from reloader.inputs import (
     refuse_strangers,
     wanted_names,
 )
+from reloader.link.passes.anew import Anew
 from reloader.live.ending import noticing_the_end
 from reloader.live.inject import attach as inject
-from reloader.live.linking import link_transaction
+from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.process import Process
 from reloader.live.program import Key
 from reloader.opening import Opened, open_new
 from reloader.outcome import Outcome
+from reloader.plugins import Event, Plugins
 from reloader.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.reload import Options, reload
+from reloader.remap import remap
 from reloader.report import changed_names, data_notes
 from reloader.resuming import known_target, load_version, open_known
 from reloader.retiring import Retiring
@@ -61,22 +64,32 @@ def read_file(path: str) -> bytes:
 class Session:
     """One program under us."""
 
-    def __init__(self, process: Process, opened: Opened, store: Store, target: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        opened: Opened,
+        store: Store,
+        target: int,
+        plugins: Plugins | None = None,
+    ) -> None:
         """Take over an opened program; `target` is its id in the state."""
         self.process = process
         self.program = opened.program
+        self.program.hooks = self.plugins = plugins
         self.shelf = opened.shelf
         self.refused = opened.refused
         self.notes = opened.notes
         self.store = store
         self.target = target
-        self.retiring = Retiring(self.program, store, target)
+        self.retiring = Retiring(self.program, store, target, plugins)
         self.journal = StateJournal(store, target, self.program)
         self.owns_store = False
         self.before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
     @classmethod
-    def attach(cls, pid: int, root: Path, watch: Sequence[str]) -> Self:
+    def attach(
+        cls, pid: int, root: Path, watch: Sequence[str], plugins: Plugins | None = None
+    ) -> Self:
         """Go beside a running program, with the state in `root`/.reloader."""
         store = Store.open(root / ".reloader")
         patterns = [pattern for text in watch for pattern in parse_pattern(text, root)]
@@ -84,13 +97,22 @@ class Session:
             undo.callback(store.close)
             process = inject(pid)
             undo.callback(process.close)
-            session = cls.open(process, store, read_wanted(patterns), how="attach")
+            wanted = read_wanted(patterns)
+            session = cls.open(process, store, wanted, how="attach", plugins=plugins)
             session.owns_store = True
             undo.pop_all()
         return session
 
     @classmethod
-    def open(cls, process: Process, store: Store, watched: Contents, *, how: str) -> Self:
+    def open(
+        cls,
+        process: Process,
+        store: Store,
+        watched: Contents,
+        *,
+        how: str,
+        plugins: Plugins | None = None,
+    ) -> Self:
         """Find out what a process with the agent in it is made of, and write it down."""
         target = known_target(process, store)
         if target is not None:
@@ -101,7 +123,7 @@ class Session:
         # What is known of the program stays: a collection in the middle of a reload need not
         # walk it (4 ms for some hundred variables).
         gc.freeze()
-        return cls(process, opened, store, target)
+        return cls(process, opened, store, target, plugins)
 
     def reload_files(
         self, paths: Sequence[str], *, reinit: frozenset[str] = frozenset(), named: bool = False
@@ -163,10 +185,11 @@ class Session:
         event_time: float,
         kind: Kind,
         reinit: frozenset[str] = frozenset(),
+        anew: Anew = IN_PLACE,
     ) -> Outcome:
         """Make versions of objects live, and write down what came of it."""
         self.journal.begin(kind)
-        options = Options(reinit, event_time, source_line, self.before_step)
+        options = Options(reinit, event_time, source_line, self.before_step, anew, self.plugins)
         names = [file.name for file in objects]
         try:
             outcome = reload(self.program, objects, self.journal, options)
@@ -250,6 +273,10 @@ class Session:
             return self.decided(error, [], [name], began, "unload")
         return self.forget(key, name, began)
 
+    def remap(self, *keys: Key) -> Outcome:
+        """Give the code and constants of live objects another place; variables stay."""
+        return remap(self, keys)
+
     def users_of(self, key: Key) -> list[str]:
         """Return the live objects that refer to what an object defines."""
         names = defined_names(self.program.objects[key].file)
@@ -304,6 +331,9 @@ class Session:
         outcome.total_ms = (time.monotonic() - event_time) * 1e3
         if isinstance(error, StateError):
             outcome.error += f" {UNTOUCHED}"
+        if self.plugins:
+            event = Event(tuple(names), outcome.generation, error=outcome.error)
+            outcome.notes += self.plugins.failed(event)
         with self.noting_state_errors(outcome):
             if not isinstance(error, StateError) and not outcome.generation:
                 self.remember(outcome, objects, kind)

@@ -31,6 +31,7 @@ from reloader.live.inject import attach as inject
 from reloader.live.process import Process
 from reloader.outcome import short
 from reloader.owners import image_owner, owner_line
+from reloader.plugins import load_plugins
 from reloader.protocol import Event
 from reloader.replies import (
     finding_answer,
@@ -54,6 +55,7 @@ class Sessions:
         """Open the project's configuration and state."""
         self.host = host
         self.config = load_config(folder)
+        self.plugins = load_plugins(folder, self.config.plugins)
         self.store = Store.open(folder / ".reloader")
         self._programs: dict[int, Attended] = {}
         self._numbers = 0
@@ -117,7 +119,9 @@ class Sessions:
         try:
             self.host.progress("matching objects with the program")
             watched = attended.start()
-            attended.session = Session.open(process, self.store, watched, how=how)
+            attended.session = Session.open(
+                process, self.store, watched, how=how, plugins=self.plugins
+            )
         except BaseException:
             attended.stop()
             process.close()
@@ -207,6 +211,14 @@ class Sessions:
         outcome = self._session(attended).rollback(generation)
         self._wake.set()
         return attended.tell(outcome, "rollback", began)
+
+    def remap(self, path: str, target: str | None) -> ReloadAnswer:
+        """Give the code and constants of a live object another place."""
+        attended, began = self._find(target), time.time()
+        session = self._session(attended)
+        outcome = session.remap(self._key(session, path))
+        self._wake.set()
+        return attended.tell(outcome, "remap", began)
 
     def check(self, paths: Sequence[str], target: str | None) -> list[CheckAnswer]:
         """Say whether objects would load."""
@@ -353,6 +365,8 @@ class Sessions:
             if session.retiring.due() > time.monotonic():
                 continue
             report = session.retiring.attempt()
+            while session.retiring.problems:
+                attended.warn(session.retiring.problems.pop())
             if report.freed:
                 attended.emit(
                     EventKind.RETIRED,

@@ -89,6 +89,7 @@ _OUTCOMES: Final = {
     ("load", "unchanged"): "unchanged: the code that runs is the same",
     ("rollback", "live"): "rolled back",
     ("rollback", "unchanged"): "unchanged: that is what runs",
+    ("remap", "live"): "moved",
     ("unload", "live"): "unloaded",
     ("unload", "unchanged"): "unchanged: what was linked is what runs",
 }

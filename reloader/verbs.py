@@ -89,6 +89,7 @@ WORK: Final[dict[str, Callable[[Engine, Params], object]]] = {
     "load": lambda e, p: e.load(p.texts("paths"), p.target(), p.texts("reinit")),
     "unload": lambda e, p: e.unload(p.take("path", str), p.target()),
     "rollback": lambda e, p: e.rollback(p.maybe("generation", int), p.target()),
+    "remap": lambda e, p: e.remap(p.take("path", str), p.target()),
     "check": lambda e, p: e.check(p.texts("paths"), p.target()),
     "why": lambda e, p: e.why(p.take("object", str), p.target()),
 }

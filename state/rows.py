@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Outcome = Literal["prepared", "live", "unchanged", "refused", "failed", "rolled-back"]
-Kind = Literal["load", "unload", "rollback", "replay"]
+Kind = Literal["load", "unload", "rollback", "replay", "remap"]
 
 JSON_COLUMNS: Final = frozenset(
     {"argv", "objects", "functions", "timings", "notes", "plan", "data"}

@@ -123,7 +123,7 @@ def _journal(db: Database) -> None:
         {
             "target": int,
             "generation": int,  # counts every attempt, so a refused one has a number too
-            "kind": str,  # load | unload | rollback | replay
+            "kind": str,  # load | unload | rollback | replay | remap
             "state": str,  # prepared | live | unchanged | refused | failed | rolled-back
             "began": float,
             "ended": float,

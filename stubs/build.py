@@ -16,8 +16,12 @@ FLAGS: Final = (
     "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 AGENT_SOURCES: Final = (
-    "space.c", "start.c", "commands.c", "unwind.c", "preload.c", "dirty.c",
+    "space.c", "start.c", "commands.c", "unwind.c", "preload.c", "dirty.c", "tls.c",
+    "libc_symbols.c", "catch.c",
 )  # fmt: skip
+# Bytes of thread-local room. A library that is opened later gets it from a surplus of some 1.7 KiB
+# that the program's own plugins need as well; where even that is used up, the bare one goes in.
+THREAD_RESERVES: Final = {"agent.so": 4096, "agent-late.so": 1024, "agent-bare.so": 0}
 # libgcc_s is linked although nothing here calls it: the agent routes its imports of the unwind
 # look-ups to itself, and a libgcc_s that is loaded later would not be routed
 # the host of objects without an executable: at a low address, and with one name for the daemon
@@ -50,12 +54,15 @@ def is_fresh(target: Path) -> bool:
 
 def build(*, force: bool = False) -> list[Path]:
     """Compile the agent, the holder and the host where a source changed; return what was built."""
-    agent, holder = FOLDER / "agent.so", FOLDER / "reloader-holder"
+    holder = FOLDER / "reloader-holder"
     built: list[Path] = []
-    if force or not is_fresh(agent):
-        sources = [FOLDER / name for name in AGENT_SOURCES]
-        _compile(agent, sources, ("-shared", *AGENT_LIBRARIES))
-        built.append(agent)
+    sources = [FOLDER / name for name in AGENT_SOURCES]
+    for name, size in THREAD_RESERVES.items():
+        agent = FOLDER / name
+        if force or not is_fresh(agent):
+            reserve = f"-DRELOADER_THREAD_RESERVE={size}"
+            _compile(agent, sources, ("-shared", reserve, *AGENT_LIBRARIES))
+            built.append(agent)
     if force or not is_fresh(holder):
         _compile(holder, [FOLDER / "holder.c"], ())
         built.append(holder)

@@ -16,6 +16,8 @@ REPLY_SIZE: Final = 512 << 10
 SLOT_COUNT: Final = 1 << 18
 STUB_SIZE: Final = 16
 RING_SIZE: Final = 16
+THREAD_MOST: Final = 4096
+THREAD_UNIT: Final = 8  # bytes of thread-local room that one bit stands for
 SLOT_UNWIND: Final = 0  # the pointer to the unwind directory
 SLOT_FIRST: Final = 16  # the first that may be a function's
 
@@ -36,6 +38,10 @@ OP_CLOSE: Final = 5
 OP_PTRACER: Final = 6
 OP_HOOK_UNWIND: Final = 7
 OP_TRACK_WRITES: Final = 8
+OP_THREAD_WRITE: Final = 9
+OP_THREAD_OFFSETS: Final = 10
+OP_THREAD_ATEXITS: Final = 11
+OP_CALL_CATCHING: Final = 12
 
 STATE_STARTING: Final = 0
 STATE_IDLE: Final = 1
@@ -61,6 +67,8 @@ CONTROL: Final = np.dtype(
         ("exe_end", "<u8"), ("agent_base", "<u8"), ("regions", REGION, REGION_COUNT),
         ("agent_tid", "<u4"), ("agent_state", "<u4"), ("doorbell", "<u4"), ("done_bell", "<u4"),
         ("ring_head", "<u4"), ("ring_tail", "<u4"), ("ring", COMMAND, RING_SIZE),
+        ("thread_offset", "<u8"), ("thread_size", "<u8"),
+        ("thread_taken", "<u8", THREAD_MOST // THREAD_UNIT // 64),
     ]
 )  # fmt: skip
 PARAMS: Final = np.dtype(
@@ -97,6 +105,16 @@ def agent_path() -> Path:
     return _FOLDER / "agent.so"
 
 
+def late_agent_paths() -> tuple[Path, ...]:
+    """Return the agents for a process that runs already, the one to try first at the start."""
+    return _FOLDER / "agent-late.so", _FOLDER / "agent-bare.so"
+
+
 def holder_path() -> Path:
     """Return the compiled program that holds the memfd."""
     return _FOLDER / "reloader-holder"
+
+
+def host_path() -> Path:
+    """Return the program around objects that have no executable."""
+    return _FOLDER / "reloader-host"

@@ -29,7 +29,9 @@ def program(tmp_path: Path) -> Iterator[Program]:
     assert made.stop() == 0
 
 
-def test_what_was_reloaded_goes_on_without_a_daemon_and_under_the_next(program: Program) -> None:
+def test_what_was_reloaded_goes_on_without_a_daemon_and_under_the_next(
+    program: Program,
+) -> None:
     with attached(program) as session:
         for number in (2, 3):
             assert reload(session, *program.compile(parts=PARTS % number)).state == "live"
@@ -60,7 +62,7 @@ def test_many_daemons_one_after_the_other_leave_nothing_behind(program: Program)
             check_consistency(session)
             assert reload(session, *program.compile(parts=PARTS % number)).state == "live"
             for _ in range(4):
-                session.retiring.retirer._last = 0.0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+                session.retiring.retirer._last = 0.0  # pyright: ignore[reportPrivateUsage]
                 session.retiring.attempt()
             check_consistency(session)
             rows = session.program.ledger.rows.values()
@@ -69,7 +71,9 @@ def test_many_daemons_one_after_the_other_leave_nothing_behind(program: Program)
     assert used[-1] <= used[1]
 
 
-def test_a_program_that_was_attached_and_not_changed_is_the_same_target(program: Program) -> None:
+def test_a_program_that_was_attached_and_not_changed_is_the_same_target(
+    program: Program,
+) -> None:
     with attached(program) as session:
         target = session.target
     with attached(program) as session:

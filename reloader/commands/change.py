@@ -1,4 +1,4 @@
-"""Verbs about what is loaded: check, load, unload, rollback, wait."""
+"""Verbs about what is loaded: check, load, unload, remap, rollback, wait."""
 
 from __future__ import annotations
 
@@ -65,6 +65,20 @@ def unload(*, file: str, target: str | None, as_json: bool) -> int:
     """  # noqa: D301 - \b is click's mark
     with connected(f"unloading {file}", target=target) as client:
         result = client.unload(absolute(file))
+    return _report(result, as_json=as_json)
+
+
+@click.command()
+@click.argument("file")
+@common_options
+def remap(*, file: str, target: str | None, as_json: bool) -> int:
+    """Give the code and constants of a live object another place; variables stay.
+
+    \b
+    Example: reloader remap build/hud.o
+    """  # noqa: D301 - \b is click's mark
+    with connected(f"re-mapping {file}", target=target) as client:
+        result = client.remap(absolute(file))
     return _report(result, as_json=as_json)
 
 

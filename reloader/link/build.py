@@ -21,7 +21,7 @@ from reloader.link.comdat import bind_lost_locals, lost_groups
 from reloader.link.graph import Blocks, Edges, LinkGraph, Origin, Symbols
 from reloader.link.names import named_sections
 
-SHT_NOBITS = 8
+SHT_NOBITS, STT_TLS = 8, 6
 _NOT_BLOCKS: Final = (0, 2, 3, 4, 9, 17, 18)  # NULL SYMTAB STRTAB RELA REL GROUP SYMTAB_SHNDX
 _ARRAYS: Final = (14, 15, 16)  # INIT_ARRAY FINI_ARRAY PREINIT_ARRAY
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_TLS = 1, 2, 4, 0x10, 0x400
@@ -167,6 +167,7 @@ def _symbols_of(
     block[common] = block_count + np.arange(len(common), dtype=np.int32)
     origin[common] = Origin.BLOCK
     commons = _common_blocks(owner[common], raw["st_size"][common], offset[common])
+    commons.region[(raw["st_info"][common] & np.uint8(15)) == STT_TLS] = Region.TLS
     offset[common] = 0
     offset[origin == Origin.UNDEFINED] = 0
     count = len(names)

@@ -16,7 +16,7 @@ from reloader.errors.linking import FixupRangeError, RangeRow
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
-from reloader.link.layout import body_addr, fresh_blocks
+from reloader.link.layout import body_addr, fresh_blocks, initial_blocks
 from reloader.link.names import OWN_BYTES_NAME, named_blocks
 from reloader.link.passes.functions import branch_edges
 from reloader.link.passes.mark_live import means_start
@@ -71,7 +71,8 @@ def edge_values(graph: LinkGraph, arch: Architecture) -> Values:
     """Return the value of every live edge of the placed blocks, and whether it fits."""
     edges = graph.edges
     has_bytes = arch.kinds["width"][edges.kind] > 0
-    rows = np.flatnonzero(edges.live & fresh_blocks(graph)[edges.block] & has_bytes)
+    written = fresh_blocks(graph) | initial_blocks(graph)
+    rows = np.flatnonzero(edges.live & written[edges.block] & has_bytes)
     letters = {
         "S": symbol_addrs(graph, arch)[rows],
         "A": edges.addend[rows].view(np.uint64),

@@ -100,6 +100,12 @@ def fresh_blocks(graph: LinkGraph) -> Bool:
     return placed & (blocks.region <= Region.DATA)
 
 
+def initial_blocks(graph: LinkGraph) -> Bool:
+    """Return (b,) which blocks hold initial values of thread-local variables."""
+    blocks = graph.blocks
+    return blocks.live & (blocks.region == Region.TLS) & (blocks.content >= 0)
+
+
 def image(graph: LinkGraph, placed: Placed, arch: Architecture) -> U8:
     """Return all bytes of an allocation; gaps between functions are traps, others zero."""
     blocks, allocation = graph.blocks, placed.allocation

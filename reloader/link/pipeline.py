@@ -29,6 +29,11 @@ from reloader.link.passes.resolve import (
     unify,
 )
 from reloader.link.passes.thread_local import refuse_new_thread_locals, relax_thread_locals
+from reloader.link.passes.thread_variables import (
+    TakeThreadRoom,
+    initial_values,
+    place_thread_locals,
+)
 from reloader.live.objects import LiveObject
 
 
@@ -48,6 +53,7 @@ class Setting:
     roots: Sequence[int] = ()  # more blocks to place, whatever changed
     prune: bool = False  # of first loads, keep only what global symbols reach
     relax: bool = True  # turn GOT accesses into direct ones where the symbol is near
+    take_thread_room: TakeThreadRoom | None = None  # None: new thread-locals are refused
     hooks: Hooks | None = None  # who is called at the borders between passes
 
 
@@ -58,6 +64,8 @@ class Linked:
     graph: LinkGraph
     placed: list[Placed]
     unwind: Unwind  # `header` is the block of the transaction's .eh_frame_hdr, or NO_ROW
+    # (offset from the thread pointer, initial bytes) of each new thread-local variable
+    thread_values: list[tuple[int, bytes]]
 
 
 def read_graph(
@@ -100,7 +108,9 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     relax_thread_locals(graph, arch, lines)
     resolve(graph, setting.source, lines)
     # No undefined symbol is used.
+    pieces = place_thread_locals(graph, setting.take_thread_room)
     refuse_new_thread_locals(graph, arch, lines)
+    # Every thread-local variable that is used has its offset from the thread pointer.
     reach_far_data(graph, arch, setting.arena)
     build_tables(graph, arch, setting.arena, lines)
     # Sizes are final from here.
@@ -117,4 +127,4 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     write_eh_frame_hdr(graph, unwind)
     if hooks:
         hooks.at(Border.POST_FIXUP, graph, arch)
-    return Linked(graph, placed, unwind)
+    return Linked(graph, placed, unwind, initial_values(graph, pieces))

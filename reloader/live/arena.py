@@ -80,7 +80,7 @@ class Pages:
         return first
 
     def quickly(self, count: int) -> int:
-        """Return the first page of the first free run below `high` that is long enough, or -1."""
+        """Return the first page of a free run below `high` that is long enough, or -1."""
         taken = (self.state[: self.high] == TAKEN).tobytes()
         return taken.find(bytes(count))
 

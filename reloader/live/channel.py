@@ -22,6 +22,8 @@ from stubs import layout
 NAMES: Final = (
     "ping", "name look-up", "function call", "discarding of pages", "membarrier", "close",
     "permission for a tracer", "patching of unwind look-ups", "tracking of writes",
+    "initial values of thread-locals", "look-up of thread-locals", "count of destructors",
+    "function call that may throw",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
 FAILED: Final = (1 << 64) - 1
@@ -69,8 +71,11 @@ class Channel:
             raise AgentCommandError(self.pid, NAMES[op], error)
         return result
 
-    def resolve(self, names: Sequence[bytes]) -> U64:
-        """Return the address the dynamic linker gives each name, 0 if none."""
+    def resolve(self, names: Sequence[bytes], op: int = layout.OP_RESOLVE) -> U64:
+        """Return the address the dynamic linker gives each name, 0 if none.
+
+        With OP_THREAD_OFFSETS: each name's offset from the thread pointer.
+        """
         found = np.zeros(len(names), np.uint64)
         done = 0
         while done < len(names):
@@ -78,7 +83,7 @@ class Channel:
                 count = self._pack(names, done)
                 end = time.monotonic() + 10.0
                 size = self._packed
-                self._command(layout.OP_RESOLVE, (count, size), end, 10.0)
+                self._command(op, (count, size), end, 10.0)
                 replies = self._bytes[layout.REPLY_OFFSET :][: count * 8].view(np.uint64)
                 found[done : done + count] = replies
             done += count
@@ -94,6 +99,27 @@ class Channel:
                 raise AgentCommandError(self.pid, NAMES[layout.OP_TRACK_WRITES], error)
             guard = self._bytes[layout.REPLY_OFFSET :][:8].view(np.uint64)
             return fd, int(guard[0])
+
+    def call_catching(self, *arguments: int) -> tuple[int, str | None]:
+        """Call a function that may throw; return its result and the exception's type, if any."""
+        with self._lock:
+            end = time.monotonic() + 10.0
+            result = self._command(layout.OP_CALL_CATCHING, arguments, end, 10.0)
+            reply = self._bytes[layout.REPLY_OFFSET :][:512]
+            if not int(reply[:8].view(np.uint64)[0]):
+                return result, None
+            return result, reply[8:].tobytes().split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        """Write bytes of the thread-local room as new threads begin with."""
+        with self._lock:
+            text = self._bytes[layout.TEXT_OFFSET :][: len(data)]
+            text[:] = np.frombuffer(data, np.uint8)
+            end = time.monotonic() + 10.0
+            arguments = (offset, len(data))
+            if self._command(layout.OP_THREAD_WRITE, arguments, end, 10.0) == FAILED:
+                error = int(self.header["ring"][0][self._last()]["error"])
+                raise AgentCommandError(self.pid, NAMES[layout.OP_THREAD_WRITE], error)
 
     def discard(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Drop private copies of pages in (address, size) ranges."""

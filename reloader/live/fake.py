@@ -16,6 +16,7 @@ from reloader.ids import U8, U64, Addr, Region
 from reloader.live.arena import MappedArena, Window
 from reloader.live.ptrace import R_RIP, empty_registers
 from reloader.live.target import Allocation, Mapping
+from reloader.live.thread_room import ThreadRoom
 from stubs import layout
 
 BASE: Final = 0x5555_0000_0000
@@ -82,6 +83,9 @@ class FakeTarget:
         self.fail_at = 0
         self.discarded: list[Allocation] = []
         self._last_stop_us = 0.0
+        self.thread_room = ThreadRoom(-4096, 4096, np.zeros(8, np.uint64))
+        self.thread_image = np.zeros(4096, np.uint8)
+        self.throws: dict[int, str] = {}  # functions that throw, and what
 
     def add_memory(self, addr: int, content: bytes, protection: str = "rw-p") -> None:
         """Map bytes at an address."""
@@ -160,6 +164,26 @@ class FakeTarget:
         del timeout
         self.step("call")
         return self.functions[function](*arguments) & (1 << 64) - 1
+
+    def call_catching(self, function: Addr | int, *arguments: int) -> tuple[int, str | None]:
+        """Call, or say what was thrown."""
+        if function in self.throws:
+            return 0, self.throws[function]
+        return self.call(function, *arguments), None
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        """Keep what new threads would begin with."""
+        self.step("write_thread_image")
+        self.thread_image[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    def thread_offsets(self, names: Sequence[bytes]) -> U64:
+        """Know none."""
+        return np.zeros(len(names), np.uint64)
+
+    def thread_destructors(self, handle: int) -> int:
+        """Know none."""
+        del handle
+        return 0
 
     def synchronise(self) -> None:
         """Count the event."""

@@ -16,6 +16,7 @@ from reloader.ids import U8, U64, Addr
 from reloader.live import ptrace
 from reloader.live.frames import REGISTERS, RSP, Span, dead_stacks, mapping_at
 from reloader.live.maps import parse_maps
+from reloader.live.pagemap import joined
 from reloader.live.scan import Copy, Memory, Ranges, pointer_guard_addr
 from reloader.live.target import Mapping, Target
 
@@ -49,7 +50,7 @@ class Halt:
     @property
     def dead(self) -> list[Span]:
         """The parts of stacks that hold only what returned calls left."""
-        return dead_stacks(self.mappings, self.registers)
+        return joined(dead_stacks(self.mappings, self.registers))
 
     def register_hits(self, ranges: Ranges) -> list[tuple[int, str, int]]:
         """Return (thread, register, value) of registers that point into the ranges.

@@ -28,6 +28,7 @@ from stubs import layout
 
 HELLO_SECONDS: Final = 30.0
 RTLD_NOW: Final = 2
+NO_THREAD_ROOM: Final = "static TLS block"  # what dlopen says when its surplus is used up
 SYS_MEMFD_CREATE, SYS_CLOSE = 319, 3
 MFD_CLOEXEC: Final = 1
 AGENT_NAME: Final = b"reloader-agent\0"  # not longer than /proc/self/fd/0
@@ -181,7 +182,17 @@ def attach(pid: int) -> Process:
     if arena_control(read_maps(pid)) is not None:
         return reattach(pid)
     raise_obstacles(pid)
-    agent = layout.agent_path().read_bytes()
+    late, bare = layout.late_agent_paths()
+    try:
+        return _enter(pid, late.read_bytes())
+    except InjectionError as error:
+        if NO_THREAD_ROOM not in error.why:
+            raise
+        return _enter(pid, bare.read_bytes())
+
+
+def _enter(pid: int, agent: bytes) -> Process:
+    """Bring an agent in and start it."""
     entrance = survey(pid, agent)
     with first_in_line():
         started = time.perf_counter_ns()

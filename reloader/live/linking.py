@@ -9,12 +9,14 @@ from contextlib import ExitStack
 from functools import partial
 
 from reloader.elf.object import ObjectFile
-from reloader.ids import NO_ADDR, NO_ROW, Generation, Region
+from reloader.ids import I64, NO_ADDR, NO_ROW, Generation, Region
 from reloader.link.graph import LinkGraph
+from reloader.link.passes.anew import Anew, anew_roots, place_anew
 from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.passes.moved import mark_users, moved_names
 from reloader.link.passes.resolve import Lines
+from reloader.link.passes.thread_variables import pair_thread_locals
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
 from reloader.live.commit import assign_slots, plan_flips
 from reloader.live.next_version import hold, next_versions
@@ -22,14 +24,18 @@ from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.switch import plan_entries
 from reloader.live.target import Allocation
+from reloader.live.thread_local import ThreadValue, ThreadValues
+
+IN_PLACE = Anew()  # what equals the live generation keeps its address
 
 
-def link_transaction(
+def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
     program: Program,
     objects: Sequence[ObjectFile],
     reinit: frozenset[str],
     lines: Lines,
     undo: ExitStack,
+    anew: Anew = IN_PLACE,
 ) -> Plan:
     """Link objects against the live process.
 
@@ -39,11 +45,12 @@ def link_transaction(
         reinit: Variables to start anew although they exist.
         lines: Finds source lines, for errors.
         undo: Gets what gives everything back.
+        anew: Which of the objects get another place although they are what is live.
 
     Raises:
         ReloaderError: One pass refused; carries all that this pass found.
     """
-    graph, data = compare(program, objects, reinit)
+    graph, data = compare(program, objects, reinit, anew)
     live = program.live_versions([file.key for file in graph.objects])
     first_slot = len(program.table)
     undo.callback(give_slots_back, program, first_slot)
@@ -58,7 +65,9 @@ def link_transaction(
             assign_slots=partial(assign_slots, program=program),
             allocate=partial(allocate, program, undo),
             lines=lines,
-            roots=data.new_global_blocks,
+            take_thread_room=partial(take_thread_room, program, undo),
+            roots=[*data.new_global_blocks, *anew_roots(graph, anew)],
+            hooks=program.hooks,
         ),
     )
     flips = plan_flips(graph, program)
@@ -73,11 +82,15 @@ def link_transaction(
         redirected=redirected,
         versions=next_versions(graph, program, Generation(0)),
         first_slot=first_slot,
+        threads=ThreadValues([ThreadValue(*pair) for pair in linked.thread_values]),
     )
 
 
 def compare(
-    program: Program, objects: Sequence[ObjectFile], reinit: frozenset[str]
+    program: Program,
+    objects: Sequence[ObjectFile],
+    reinit: frozenset[str],
+    anew: Anew = IN_PLACE,
 ) -> tuple[LinkGraph, DataReport]:
     """Return the graph with its change set, and what became of the variables.
 
@@ -86,10 +99,11 @@ def compare(
     live = program.live_versions([file.key for file in objects])
     graph = read_graph(objects, live, program.arch)
     data = bind_data(graph, live, program.arch, reinit=reinit)
+    pair_thread_locals(graph, live, data, reinit)
     # Variables that exist have their live address.
     match_old(graph, live, program.arch.kinds)
     # What equals the live generation keeps its address; symbols.changed is the change set.
-    moved = moved_names(graph, live)
+    moved = moved_names(graph, live) | place_anew(graph, anew)
     if not moved:
         return graph, data
     keys = {file.key for file in objects}
@@ -99,7 +113,7 @@ def compare(
         if key not in keys and not moved.isdisjoint(other.file.symbol_names)
     ]
     if users:
-        return compare(program, [*objects, *users], reinit)
+        return compare(program, [*objects, *users], reinit, anew)
     mark_users(graph, moved)
     return graph, data
 
@@ -115,6 +129,17 @@ def give_back(program: Program, allocation: Allocation) -> None:
     """Free memory, unless the ledger has it meanwhile: then it waits for its proof."""
     if allocation.addr not in program.ledger.rows:
         program.target.arena.free(allocation)
+
+
+def take_thread_room(
+    program: Program, undo: ExitStack, sizes: Sequence[int], aligns: Sequence[int]
+) -> I64:
+    """Take thread-local room that is given back unless the transaction becomes live."""
+    room = program.target.thread_room
+    offsets = room.take(sizes, aligns)
+    for offset, size in zip(offsets.tolist(), sizes, strict=True):
+        undo.callback(room.give_back, offset, size)
+    return offsets
 
 
 def give_slots_back(program: Program, first: int) -> None:

@@ -94,7 +94,8 @@ class Pagemap:
             request = bytearray(
                 struct.pack(
                     "12Q", 96, flags, start, end, 0, self._room.ctypes.data, _REGIONS, 0,
-                    wanted.unlike, wanted.like | wanted.unlike, wanted.anyof, wanted.anyof or IS_WRITTEN,
+                    wanted.unlike, wanted.like | wanted.unlike, wanted.anyof,
+                    wanted.anyof or IS_WRITTEN,
                 )
             )  # fmt: skip
             count = ioctl(self.fd, _PAGEMAP_SCAN, request)

@@ -1,6 +1,6 @@
 """Plan: one transaction, linked and placed, with all that making it live takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reloader.ids import I32, U64
 from reloader.link.graph import LinkGraph
@@ -10,6 +10,7 @@ from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.redirect import RedirectPlan
 from reloader.live.target import Allocation
+from reloader.live.thread_local import ThreadValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Plan:
     redirected: list[int]  # (names of `redirects`) the slot of each, NO_ROW for context
     versions: list[LiveObject]  # what each object will be once this is live
     first_slot: int  # slots from here on are new
+    threads: ThreadValues = field(default_factory=ThreadValues)  # of new thread-locals
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
     retained: bool = False  # undone, but what it took stays: constructors have run in it
 
@@ -49,4 +51,4 @@ class Plan:
 
     def is_empty(self) -> bool:
         """Return whether nothing would change: no function, no new variable."""
-        return not len(self.flips.slot) and not self.placed
+        return not (len(self.flips.slot) or self.placed or self.threads.values)

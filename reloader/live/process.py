@@ -22,6 +22,7 @@ from reloader.live.channel import Channel, open_pidfd
 from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.target import Allocation, Mapping
+from reloader.live.thread_room import ThreadRoom
 from stubs import layout
 
 USERFAULTFD = "anon_inode:[userfaultfd]"
@@ -75,6 +76,10 @@ class Process:
         rows = self.channel.header["regions"][0]
         windows = [Window(int(r["addr"]), int(r["size"]), int(r["file_offset"])) for r in rows]
         self.arena = MappedArena(content, windows, memfd)
+        offset = int(self.channel.header["thread_offset"].view(np.int64)[0])
+        self.thread_room = ThreadRoom(
+            offset, self.channel.field("thread_size"), self.channel.header["thread_taken"][0]
+        )
         self.clock = threads.StopClock()
         self._restorers: tuple[list[Mapping], U64] = ([], np.empty(0, np.uint64))
 
@@ -87,11 +92,11 @@ class Process:
         """Say in the header that this daemon works here; start the holder if there is none.
 
         Raises:
-            AlreadyAttachedError: Another daemon that still lives does.
+            AlreadyAttachedError: A daemon that still lives does, which may be this one.
         """
         other = self.channel.field("daemon_pid")
         live = other and start_time(other) == self.channel.field("daemon_start")
-        if live and other != os.getpid():
+        if live:
             raise AlreadyAttachedError(self.pid, other)
         self.channel.set_field("target_pid", self.pid)
         self.channel.set_field("daemon_start", start_time(os.getpid()))
@@ -152,6 +157,22 @@ class Process:
         """Call a function on the agent's thread and return its result (unsigned)."""
         return self.channel.command(layout.OP_CALL, function, *arguments, timeout=timeout)
 
+    def call_catching(self, function: Addr | int, *arguments: int) -> tuple[int, str | None]:
+        """Call a function that may throw; return its result, and the exception's type."""
+        return self.channel.call_catching(function, *arguments)
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        """Write bytes of the thread-local room as threads made from now on begin with."""
+        self.channel.write_thread_image(offset, data)
+
+    def thread_offsets(self, names: Sequence[bytes]) -> U64:
+        """Return each name's offset from the thread pointer; 0: unknown, 1: not the same in all."""
+        return self.channel.resolve(names, layout.OP_THREAD_OFFSETS)
+
+    def thread_destructors(self, handle: int) -> int:
+        """Return how many destructors threads still have to call for a `__dso_handle`."""
+        return self.channel.command(layout.OP_THREAD_ATEXITS, handle)
+
     def synchronise(self) -> None:
         """Pass every thread through a serialising event."""
         self.channel.checked(layout.OP_SYNC_CORE)
@@ -181,6 +202,10 @@ class Process:
         if self.channel.alive():
             self.channel.set_field("daemon_pid", 0)
         reap_holder(self.channel.field("holder_pid"))
+        self.close_descriptors()
+
+    def close_descriptors(self) -> None:
+        """Give back what was opened, where the process is another daemon's."""
         os.close(self._pidfd)
         os.close(self.memfd)
 
@@ -213,7 +238,11 @@ def reattach(pid: int) -> Process:
     header = raw.view(layout.CONTROL)[0]
     memfd = reopen_arena(pid, control, int(header["holder_pid"]))
     process = Process(pid, memfd, int(header["file_size"]))
-    process.claim()
+    try:
+        process.claim()
+    except AlreadyAttachedError:
+        process.close_descriptors()
+        raise
     for fd in left_descriptors(pid, control):
         process.channel.checked(layout.OP_CLOSE, fd)
     return process

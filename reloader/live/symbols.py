@@ -16,7 +16,7 @@ from reloader.ids import NO_ADDR, NO_ROW, U64, Addr
 from reloader.link.passes.resolve import Definitions
 from reloader.live.objects import LiveObject
 
-STB_LOCAL, STT_GNU_IFUNC = 0, 10
+STB_LOCAL, STT_TLS, STT_GNU_IFUNC = 0, 6, 10
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ class SymbolIndex:
     """All global names that new code may refer to."""
 
     resolve: Callable[[Sequence[bytes]], U64]  # Target.resolve
+    thread_offsets: Callable[[Sequence[bytes]], U64]  # Target.thread_offsets
     rows: dict[bytes, Known] = field(default_factory=dict[bytes, Known])
 
     def add_image(self, image: Image) -> None:
@@ -66,9 +67,7 @@ class SymbolIndex:
     def find(self, names: Sequence[bytes]) -> Definitions:
         """Return what each name means; asks the process for names that nothing here defines."""
         foreign = [name for name in names if name not in self.rows]
-        for name, addr in zip(foreign, self.resolve(foreign) if foreign else (), strict=True):
-            if int(addr):
-                self.rows[name] = Known(int(addr), NO_ROW, 0, 0)
+        self.ask(foreign)
         rows = [self.rows.get(name) for name in names]
         return Definitions(
             found=np.array([row is not None for row in rows], np.bool_),
@@ -77,6 +76,17 @@ class SymbolIndex:
             type=np.array([0 if row is None else row.type for row in rows], np.uint8),
             size=np.array([0 if row is None else row.size for row in rows], np.uint64),
         )
+
+    def ask(self, names: Sequence[bytes]) -> None:
+        """Ask the process for names; a thread-local one is known by its offset."""
+        addrs = self.resolve(names).tolist() if names else []
+        found = [(n, addr) for n, addr in zip(names, addrs, strict=True) if addr]
+        offsets = self.thread_offsets([n for n, _ in found]).tolist() if found else []
+        for (name, addr), offset in zip(found, offsets, strict=True):
+            known = Known(addr, NO_ROW, 0, 0)
+            if offset > 1:
+                known = Known(offset, NO_ROW, STT_TLS, 0)
+            self.rows[name] = known
 
     def nearest(self, name: bytes) -> list[bytes]:
         """Return up to three known names that look like this one."""

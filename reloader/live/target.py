@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from reloader.arch.base import Architecture
 from reloader.ids import U8, U64, Addr, Region, SlotId
+from reloader.live.thread_room import ThreadRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,19 @@ class Target(Protocol):
         """Microseconds from the first thread's stop to the last one's resumption, last time."""
         ...
 
+    @property
+    def thread_room(self) -> ThreadRoom:
+        """Room for thread-local variables in every thread."""
+        ...
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        """Write bytes of that room as threads made from now on begin with."""
+        ...
+
+    def thread_offsets(self, names: Sequence[bytes]) -> U64:
+        """Return each name's offset from the thread pointer; 0: unknown, 1: not the same in all."""
+        ...
+
     def resolve(self, names: Sequence[bytes]) -> U64:
         """Return the address `dlsym` gives for each name, 0 for an unknown one.
 
@@ -159,6 +173,17 @@ class Target(Protocol):
 
     def call(self, function: Addr, *arguments: int, timeout: float = 10.0) -> int:
         """Call a function on the agent's thread and return its result."""
+        ...
+
+    def call_catching(self, function: Addr, *arguments: int) -> tuple[int, str | None]:
+        """Call a function that may throw; return its result, and the exception's type.
+
+        None: it did not throw; "": it did, and the type is not known.
+        """
+        ...
+
+    def thread_destructors(self, handle: int) -> int:
+        """Return how many destructors threads still have to call for a `__dso_handle`."""
         ...
 
     def synchronise(self) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -158,6 +158,40 @@ class Tracee:
                 if not self.wait(time.monotonic() + STOP_SECONDS):
                     return
             ptrace.ptrace(ptrace.PTRACE_DETACH, self.tid, 0, self.signal)
+            self.stopped = False
+
+    def reap(self, deadline: float) -> None:
+        """Ask for the end of a thread that was killed while we had it.
+
+        Until its tracer has asked, the kernel keeps it, and does not tell the program's parent.
+        The status of a child of our own stays for whoever started it.
+        """
+        if self.tid == self.pid and parent_of(self.pid) == os.getpid():
+            return
+        with contextlib.suppress(ChildProcessError):
+            while not os.waitpid(self.tid, os.WNOHANG | ptrace.WALL)[0]:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(200e-6)
+
+
+def parent_of(pid: int) -> int:
+    """Return a process's parent, 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text[text.rindex(")") + 2 :].split()[1])
+
+
+def let_go(tracees: Iterable[Tracee]) -> None:
+    """Detach from threads; ask for those that were killed meanwhile, the first one last."""
+    held = list(tracees)
+    for tracee in held:
+        tracee.detach()
+    killed = [tracee for tracee in held if tracee.stopped]
+    for tracee in sorted(killed, key=lambda tracee: tracee.tid == tracee.pid):
+        tracee.reap(time.monotonic() + STOP_SECONDS)
 
 
 def seize_all(pid: int, have: dict[int, Tracee]) -> list[Tracee]:
@@ -228,9 +262,11 @@ class StoppedThreads:
         self.tracees = tracees
         self.tids = [tracee.tid for tracee in tracees]
         self.registers = ptrace.empty_registers(len(tracees))
-        for row, tracee in zip(self.registers, tracees, strict=True):
+        # addresses instead of a view a row: each microsecond here is one of the stop
+        first, step = self.registers.ctypes.data, self.registers.strides[0]
+        for row, tid in enumerate(self.tids):
             with contextlib.suppress(ProcessLookupError):
-                ptrace.get_registers(tracee.tid, row)
+                ptrace.ptrace(ptrace.PTRACE_GETREGS, tid, 0, first + row * step)
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, addr: int, data: bytes) -> None:
@@ -249,10 +285,13 @@ class StoppedThreads:
     def release(self) -> None:
         """Let every thread go on."""
         os.close(self._memory)
-        for tracee, row in zip(self.tracees, self.registers, strict=True):
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                reissue(self.pid, tracee, row.copy())
+        interrupted = (self.registers[:, R_RAX] == np.uint64(EINTR_RESULT)).tolist()
+        for row, tracee in enumerate(self.tracees):
+            if interrupted[row]:
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                    reissue(self.pid, tracee, self.registers[row].copy())
             tracee.detach()
+        let_go(tracee for tracee in self.tracees if tracee.stopped)
 
 
 S = TypeVar("S", bound=StoppedThreads)
@@ -271,13 +310,18 @@ class StopClock:
 def _halt(pid: int, seized: dict[int, Tracee], fresh: list[Tracee]) -> None:
     """Interrupt and await threads, and those they created meanwhile, until none is new."""
     deadline = time.monotonic() + STOP_SECONDS
+    ended: list[Tracee] = []
     while fresh:
         for tracee in fresh:
             tracee.interrupt()
         for tracee in fresh:
             if not tracee.wait(deadline):
                 del seized[tracee.tid]
+                ended.append(tracee)
         fresh = seize_all(pid, seized)
+    if not seized:  # the process has ended: its parent may be told
+        for tracee in sorted(ended, key=lambda tracee: tracee.tid == pid):
+            tracee.reap(deadline)
 
 
 @contextlib.contextmanager
@@ -304,11 +348,9 @@ def stopped(pid: int, clock: StopClock, kind: type[S]) -> Generator[S]:
                     seized.clear()
                     threads.release()
             finally:
-                for tracee in seized.values():
-                    tracee.detach()
+                let_go(seized.values())
                 seized.clear()
                 clock.last_us = (time.perf_counter_ns() - started) / 1e3
                 clock.count += 1
     finally:
-        for tracee in seized.values():
-            tracee.detach()
+        let_go(seized.values())

@@ -22,6 +22,10 @@
 #define RELOADER_STUB_SIZE 16ull
 #define RELOADER_RING_SIZE 16u
 
+/* Thread-local room: at most so much, or pthread_create on small stacks would fail; taken in units. */
+#define RELOADER_THREAD_MOST 4096ull
+#define RELOADER_THREAD_UNIT 8ull
+
 /* Slot 0 is the pointer to the unwind directory; the first sixteen are never a function's. */
 #define RELOADER_SLOT_UNWIND 0
 #define RELOADER_SLOT_FIRST 16
@@ -44,7 +48,11 @@ enum reloader_op {
   RELOADER_CLOSE = 5,      /* args: descriptor */
   RELOADER_PTRACER = 6,    /* args: pid that may trace us (yama) */
   RELOADER_HOOK_UNWIND = 7, /* patch modules that were loaded since the last time */
-  RELOADER_TRACK_WRITES = 8 /* -> a userfaultfd, to be taken and closed; reply: glibc's pointer guard */
+  RELOADER_TRACK_WRITES = 8, /* -> a userfaultfd, to be taken and closed; reply: glibc's pointer guard */
+  RELOADER_THREAD_WRITE = 9, /* args: offset in the reserve, size; text: bytes for the TLS init image */
+  RELOADER_THREAD_OFFSETS = 10, /* args: names, text bytes -> offset from the thread pointer, 0: none, 1: not static */
+  RELOADER_THREAD_ATEXITS = 11, /* args: __dso_handle -> destructors that threads still have to call */
+  RELOADER_CALL_CATCHING = 12   /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };
@@ -95,6 +103,9 @@ struct reloader_control {
   uint32_t ring_head; /* commands given */
   uint32_t ring_tail; /* commands answered */
   struct reloader_command ring[RELOADER_RING_SIZE];
+  uint64_t thread_offset; /* of the thread-local reserve from the thread pointer, negative */
+  uint64_t thread_size;   /* 0: there is none */
+  uint64_t thread_taken[RELOADER_THREAD_MOST / RELOADER_THREAD_UNIT / 64]; /* a bit a unit, set by the daemon */
 };
 
 /* Given to and filled by reloader_start. */

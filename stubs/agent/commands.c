@@ -20,6 +20,8 @@ static uint64_t *reply_area(void) { return (uint64_t *)((char *)reloader_control
 /* `name@VERSION` asks for that version; the program and its libraries are searched in link-map order. */
 static uint64_t resolve_one(char *name) {
   char *at = strchr(name, '@');
+  uint64_t own = reloader_own_symbol(name);
+  if (own) return own;
   if (!at || at == name) return (uint64_t)dlsym(RTLD_DEFAULT, name);
   *at = 0;
   char *version = at + 1 + (at[1] == '@');
@@ -28,15 +30,17 @@ static uint64_t resolve_one(char *name) {
   return found;
 }
 
-static void resolve(const struct reloader_command *command) {
+static void resolve(const struct reloader_command *command, uint64_t (*look_up)(char *)) {
   char *name = text_area(), *end = name + command->args[1];
   uint64_t *reply = reply_area();
   if (command->args[1] > RELOADER_TEXT_SIZE) return;
   for (uint64_t i = 0; i < command->args[0] && name < end && i * 8 < RELOADER_REPLY_SIZE; i++) {
-    reply[i] = resolve_one(name);
+    reply[i] = look_up(name);
     name += strlen(name) + 1;
   }
 }
+
+static uint64_t offset_of(char *name) { return reloader_thread_offset(name); }
 
 static uint64_t discard(const struct reloader_command *command) {
   const uint64_t *pairs = (const uint64_t *)text_area();
@@ -58,7 +62,7 @@ static uint64_t run(struct reloader_command *command) {
     case RELOADER_PING:
       return args[0];
     case RELOADER_RESOLVE:
-      resolve(command);
+      resolve(command, resolve_one);
       return 0;
     case RELOADER_CALL:
       return ((any_function)args[0])(args[1], args[2], args[3], args[4], args[5], args[6]);
@@ -74,6 +78,16 @@ static uint64_t run(struct reloader_command *command) {
       return (uint64_t)reloader_unwind_patch();
     case RELOADER_TRACK_WRITES:
       return reloader_track_writes(reply_area());
+    case RELOADER_THREAD_WRITE:
+      if (args[1] > RELOADER_TEXT_SIZE) return (uint64_t)-1;
+      return reloader_threads_write(args[0], args[1], text_area());
+    case RELOADER_THREAD_OFFSETS:
+      resolve(command, offset_of);
+      return 0;
+    case RELOADER_THREAD_ATEXITS:
+      return reloader_thread_atexits(args[0]);
+    case RELOADER_CALL_CATCHING:
+      return reloader_call_catching(args, reply_area());
     default:
       errno = ENOSYS;
       return (uint64_t)-1;

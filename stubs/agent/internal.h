@@ -22,6 +22,18 @@ int reloader_unwind_patch(void);
 /* dirty.c */
 uint64_t reloader_track_writes(uint64_t *reply);
 
+/* tls.c */
+void reloader_threads_prepare(struct reloader_control *control);
+uint64_t reloader_threads_write(uint64_t offset, uint64_t size, const char *bytes);
+uint64_t reloader_thread_offset(const char *name);
+
+/* libc_symbols.c */
+uint64_t reloader_own_symbol(const char *name);
+uint64_t reloader_thread_atexits(uint64_t handle);
+
+/* catch.c */
+uint64_t reloader_call_catching(const uint64_t *call, uint64_t *reply);
+
 /* commands.c */
 void reloader_serve(void);
 

@@ -69,6 +69,7 @@ RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
     control->target_pid = (uint32_t)getpid();
     control->agent_base = (uint64_t)&__ehdr_start;
     reloader_unwind_prepare();
+    reloader_threads_prepare(control);
     int error = start_thread();
     if (error) {
       undo(params, RELOADER_NO_THREAD, error);

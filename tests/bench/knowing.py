@@ -1,6 +1,5 @@
 """What it takes to know a program: its baseline, and whom a symbol belongs to."""
 
-import os
 import random
 import statistics
 import time
@@ -19,6 +18,11 @@ from tests.support.road import Program, attached
 SYMBOLS: Final = 100_000
 QUESTIONS: Final = 2000
 ROUNDS: Final = 7
+
+MAIN: Final = """
+#include <stdio.h>
+int main(void) { puts("ready"); fflush(stdout); return getchar() == 0; }
+"""
 
 
 def measure_baseline() -> list[Figure]:
@@ -52,8 +56,7 @@ def measure_owner(folder: Path) -> list[Figure]:
     )
     (folder / "many.s").write_text(f".text\n{rows}\n.section .note.GNU-stack\n")
     run("gcc", "-c", "many.s", "-o", "many.o", cwd=folder)
-    program.compile(main="#include <stdio.h>\nint main(void) { puts(\"ready\");"
-                         " fflush(stdout); return getchar() == 0; }")  # fmt: skip
+    program.compile(main=MAIN)
     program.link()
     pid = program.start()
     try:
@@ -82,7 +85,6 @@ def inside(program: Program) -> Figure:
 
 def command(folder: Path, pid: int) -> list[Figure]:
     """Time the whole command, the start of Python included."""
-    os.environ["PYTHONDONTWRITEBYTECODE"] = ""
     cli(folder, "attach", str(pid), "--watch", "many.o")
     times: list[float] = []
     for turn in range(ROUNDS):

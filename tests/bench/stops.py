@@ -1,4 +1,4 @@
-"""What the program's threads feel: attach, first redirects, retirement, with 64 of them busy."""
+"""What the program's threads feel when 64 are busy: attach, first redirects, retirement."""
 
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,8 @@ def measure(folder: Path) -> list[Figure]:
     try:
         with attached(program, "work.o") as session:
             attach_ms = session.process.last_stop_us / 1e3
-            realtime, redirects, retired = reload_all(session, folder / "work.o", versions[1:])
+            path = folder / "work.o"
+            realtime, redirects, retired = reload_all(session, path, versions[1:])
     finally:
         assert program.process is not None
         program.process.kill()
@@ -62,7 +63,9 @@ def measure(folder: Path) -> list[Figure]:
     goal = 1.5 if realtime else None
     return [
         Figure("attach pause, 64 busy threads", attach_ms, "ms", 15),
-        Figure("stop of a first redirect, p50", percentile(redirects, 50), "ms", goal, note=note),
+        Figure(
+            "stop of a first redirect, p50", percentile(redirects, 50), "ms", goal, note=note
+        ),
         Figure("stop of a first redirect, p99", percentile(redirects, 99), "ms"),
         Figure("stop of retirement, longest", max(retired, default=0.0), "ms", 5,
                note=f"{len(retired)} stops"),

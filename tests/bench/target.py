@@ -64,22 +64,37 @@ int main(void)
 """
 
 
+HEAD: Final = f"""
+#include <stdio.h>
+static int count;
+int total;
+static const char *const names[] = {{"a", "b"}};
+int version(int n)
+{{
+    static int calls;
+    calls++;
+    count += n;
+    total += n;
+    return (int){MARKER:#x}u + (n & 1);
+}}
+int work0(int n) {{ return n + (names[n & 1][0] == 'a'); }}
+"""
+
+WORK: Final = """
+int work%(row)d(int n)
+{
+    static int state%(row)d;
+    state%(row)d += n;
+    if (n > 1000) printf("work%(row)d %%d\\n", n);
+    return n * (%(row)d + 3) + (n > 10 ? work%(before)d(n - 1) : state%(row)d);
+}
+"""
+
+
 def work(functions: int) -> str:
     """Return the text of the object that changes, with some functions around the one."""
-    lines = [
-        "#include <stdio.h>",
-        "static int count; int total; static const char *const names[] = {\"a\", \"b\"};",
-        f"int version(int n) {{ static int calls; calls++; count += n; total += n;"
-        f" return (int){MARKER:#x}u + (n & 1); }}",
-        "int work0(int n) { return n + (names[n & 1][0] == 'a'); }",
-    ]
-    lines += [
-        f"int work{i}(int n) {{ static int state{i % 7}_{i}; state{i % 7}_{i} += n;"
-        f" if (n > 1000) printf(\"work{i} %d\\n\", n);"
-        f" return n * {i + 3} + (n > 10 ? work{i - 1}(n - 1) : state{i % 7}_{i}); }}"
-        for i in range(1, functions)
-    ]  # fmt: skip
-    return "\n".join(lines)
+    rows = range(1, functions)
+    return HEAD + "".join(WORK % {"row": row, "before": row - 1} for row in rows)
 
 
 class Versions:

@@ -1,15 +1,15 @@
 """The daemon is killed between every two steps of a reload, and inside the flip."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from reloader.reload import STEPS
-from tests.support.faults import INSIDE, Orders, check_consistency, run_daemon
 from state.errors import StateError
+from tests.support.faults import INSIDE, Orders, check_consistency, run_daemon
 from tests.support.road import MAIN, Program, attached, reload
 
 PARTS = """
@@ -112,9 +112,7 @@ def test_before_anybody_takes_over_each_function_is_old_or_new(
     crash(program, [(3, 2), (5, 6)], kill)
     for count in range(2, 5):
         answer = program.ask(3)
-        assert answer in {
-            expected(add, times, count) for add in (3, 5) for times in (2, 6)
-        }
+        assert answer in {expected(add, times, count) for add in (3, 5) for times in (2, 6)}
 
 
 def test_what_cannot_be_finished_is_taken_back(program: Program) -> None:
@@ -132,11 +130,11 @@ def test_what_cannot_be_finished_is_taken_back(program: Program) -> None:
 
 
 @contextmanager
-def breakpoint_at(program: Program, function: str) -> Iterator[None]:
+def breakpoint_at(program: Program, function: str) -> Generator[None]:
     """Put a trap on a function's first byte, as a debugger does."""
     assert program.process is not None
     names = subprocess.run(
-        ["nm", program.executable], capture_output=True, text=True, check=True
+        ["/usr/bin/nm", program.executable], capture_output=True, text=True, check=True
     ).stdout
     line = next(line for line in names.splitlines() if line.endswith(f" T {function}"))
     pid = program.process.pid
@@ -197,11 +195,12 @@ def test_what_a_constructor_has_told_of_stays_when_the_daemon_dies(hooked: Progr
 
 def test_what_a_constructor_has_told_of_stays_when_a_later_step_fails(hooked: Program) -> None:
     extra = str(hooked.folder / "extra.o")
+    reason = ("test", hooked.folder, "it was asked to fail", "Go on")
     with attached(hooked) as session:
 
         def fail(step: str) -> None:
             if step == "flip":
-                raise StateError("test", hooked.folder, "it was asked to fail", "Go on")
+                raise StateError(*reason)
 
         session.before_step = fail
         outcome = session.reload_files([extra], named=True)

@@ -14,7 +14,8 @@ from reloader.live.inject import adopt, prepare_spawn
 from reloader.live.retire import RetirePolicy
 from reloader.session import Session
 from state.store import Store
-from tests.support.features import FEATURES, Feature
+from tests.support.feature import Feature
+from tests.support.features import FEATURES
 from tests.support.road import MAIN, Program, attached, reload
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -203,7 +204,7 @@ def test_eight_threads_get_old_or_new_answers_while_it_is_reloaded_fifty_times(
                 assert program.ask(version) == 0
                 session.retiring.attempt()
             waiting = len(session.retiring.retirer.waiting)
-            assert waiting < 100, waiting
+            assert waiting < 10, waiting
     finally:
         assert program.stop() == 0
 

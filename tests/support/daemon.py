@@ -111,6 +111,10 @@ class FakeEngine:
         del target
         return self._reload([path], kind="unload")
 
+    def remap(self, path: str, target: str | None) -> ReloadAnswer:
+        del target
+        return self._reload([path], kind="remap")
+
     def rollback(self, generation: int | None, target: str | None) -> ReloadAnswer:
         del target, generation
         return self._reload([], kind="rollback")

@@ -1,4 +1,4 @@
-"""What recovery tests need: a daemon that is killed at a chosen moment, and a check of all books.
+"""For recovery tests: a daemon that is killed at a chosen moment, and a check of all books.
 
 The daemon here is a process of its own that runs one session, makes reloads and, at the moment
 it is told, ends itself by SIGKILL: nothing of it gets to run, as in a real crash.
@@ -10,15 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reloader.ids import Addr, Region
+from reloader.ids import I32, U64, Addr, Generation, Region
 from reloader.live import constructors, patching, switch
-from reloader.live.target import Stopped
+from reloader.live.plan import Plan
+from reloader.live.program import Program as Live
+from reloader.live.target import Arena, Stopped
 from reloader.session import Session
 from stubs.table import RESERVED, UNWIND_SLOT
 
@@ -37,7 +41,9 @@ class Orders:
     reloads: list[list[str]]  # the objects of each reload
     kill: str = ""  # the moment in the last reload at which it ends itself; "" for none
     close: bool = True
-    copies: list[str] = field(default_factory=list[str])  # put in the place of each reload's file
+    copies: list[str] = field(
+        default_factory=list[str]
+    )  # put in the place of each reload's file
 
 
 def run_daemon(orders: Orders, wrapper: Sequence[str] = ()) -> tuple[int, list[dict[str, Any]]]:
@@ -61,7 +67,9 @@ def main() -> None:
         if number == len(orders.reloads) and orders.kill:
             arm(session, orders.kill)
         outcome = session.reload_files(paths, named=True)
-        print(json.dumps({"state": outcome.state, "error": outcome.error}), flush=True)
+        line = json.dumps({"state": outcome.state, "error": outcome.error})
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
     if orders.close:
         session.close()
 
@@ -87,7 +95,7 @@ def arm(session: Session, moment: str) -> None:
 def after_first_slot(_: Session) -> None:
     """End after one slot has flipped."""
 
-    def flip(arena: Any, slots: Any, values: Any) -> None:
+    def flip(arena: Arena, slots: I32, values: U64) -> None:
         arena.slots[int(slots[0])] = values[0]
         die()
 
@@ -108,8 +116,8 @@ def after_constructors(_: Session) -> None:
     """End when constructors have run."""
     run = constructors.run
 
-    def run_and_die(*arguments: Any) -> None:
-        run(*arguments)
+    def run_and_die(program: Live, plan: Plan, number: Generation, undo: ExitStack) -> None:
+        run(program, plan, number, undo)
         die()
 
     constructors.run = run_and_die
@@ -133,7 +141,7 @@ def _after_writes(count: int) -> None:
             stopped.write(Addr(addr + first), after[first : first + 5])
         die()
 
-    patching._write = write  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    patching._write = write  # pyright: ignore[reportPrivateUsage]
 
 
 INSIDE: dict[str, Callable[[Session], None]] = {
@@ -145,7 +153,7 @@ INSIDE: dict[str, Callable[[Session], None]] = {
 
 
 def check_consistency(session: Session) -> None:
-    """Compare journal, ledger, arena pages, slots and redirected bytes; fail on any difference."""
+    """Compare journal, ledger, arena pages, slots and redirected bytes."""
     check_journal(session)
     check_pages(session)
     check_slots(session)
@@ -175,7 +183,7 @@ def check_pages(session: Session) -> None:
         (int(row.allocation.addr), row.allocation.size) for row in rows.values()
     )
     spans = sorted((int(row.allocation.addr), row.allocation.size) for row in rows.values())
-    for (addr, size), (following, _) in zip(spans, spans[1:], strict=False):
+    for (addr, size), (following, _) in pairwise(spans):
         assert addr + size <= following
     for region in (Region.CODE, Region.RODATA, Region.DATA):
         held = sum(r.allocation.size for r in rows.values() if r.allocation.region == region)

@@ -28,6 +28,8 @@ class DataReport:
     initialiser_changed: list[InitialiserChange] = field(
         default_factory=list[InitialiserChange]
     )
+    # thread-local ones: each thread keeps its own value
+    thread_initialiser_changed: list[str] = field(default_factory=list[str])
     reinit_unused: list[str] = field(
         default_factory=list[str]
     )  # asked for, but no such variable

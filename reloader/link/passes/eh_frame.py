@@ -186,7 +186,8 @@ def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) ->
     alive = graph.edges.live[row] & stays
     is_table = np.zeros(len(graph.blocks.object), np.bool_)
     is_table[unwind.block] = True
-    graph.edges.live[is_table[graph.edges.block]] = False  # what follows a terminating zero is in no record
+    # what follows a terminating zero is in no record
+    graph.edges.live[is_table[graph.edges.block]] = False
     graph.edges.live[row] = alive
 
 

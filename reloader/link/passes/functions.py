@@ -15,6 +15,7 @@ import capstone
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
+from reloader.elf.object import UNDEFINED
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup
@@ -244,7 +245,7 @@ def _bind_one(graph: LinkGraph, row: int, version: LiveObject) -> None:
     own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
     old = version.file
     defined = old.symbol_sections >= 0
-    threads = defined & (old.types() == STT_TLS)
+    threads = (old.symbol_sections != UNDEFINED) & (old.types() == STT_TLS)
     before = _named(old.symbol_names, old.bindings(), defined & (old.types() == STT_FUNC))
     names, binding = symbols.name[own], symbols.binding[own]
     after = _named(names, binding, symbols.reloadable[own])

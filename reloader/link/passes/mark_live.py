@@ -19,8 +19,8 @@ from reloader.link.names import UNWIND_NAME, named_blocks
 from reloader.link.passes.eh_frame import Unwind, unwind_edges
 from reloader.live.objects import LiveObject
 
-_LOADED: Final = Region.DATA  # the last region whose blocks are placed
-_KEPT_ARRAYS: Final = rb"\.(?:init_array|fini_array|preinit_array|ctors|dtors|init|fini)\b"
+_LOADED: Final = Region.TLS  # the last region whose blocks have a place in the process
+KEPT_ARRAYS: Final = rb"\.(?:init_array|fini_array|preinit_array|ctors|dtors|init|fini)\b"
 STB_LOCAL = 0
 
 
@@ -70,7 +70,7 @@ def _named_from_outside(graph: LinkGraph) -> Bool:
     """Return (b,) which blocks a global symbol names, or that run by themselves."""
     symbols = graph.symbols
     visible = (symbols.origin == Origin.BLOCK) & (symbols.binding != STB_LOCAL)
-    named = named_blocks(graph, _KEPT_ARRAYS)
+    named = named_blocks(graph, KEPT_ARRAYS)
     named[symbols.block[visible & (symbols.block >= 0)]] = True
     return named
 

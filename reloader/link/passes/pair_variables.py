@@ -100,12 +100,14 @@ def own_variables(file: ObjectFile, within: Bool | None = None) -> tuple[Bool, V
     return writable & within, variables_of(file, writable & within)
 
 
-def variables_of(file: ObjectFile, writable: Bool) -> Variables:
+def variables_of(
+    file: ObjectFile, writable: Bool, types: tuple[int, ...] = _DATA_TYPES
+) -> Variables:
     """Return the variables defined in some sections of an object, and its COMMON ones."""
     where = file.symbol_sections
     common = where == COMMON
     inside = (where >= 0) & writable[np.maximum(where, 0)]
-    rows = np.flatnonzero((common | inside) & one_of(file.types(), _DATA_TYPES))
+    rows = np.flatnonzero((common | inside) & one_of(file.types(), types))
     section = where[rows]
     offset = np.where(section == COMMON, rows, file.symbols["st_value"][rows]).astype(np.int64)
     order = np.lexsort((rows, offset, section))
