@@ -46,6 +46,8 @@ class SpawnOptions:
     cwd: str
     env: dict[str, str] = field(default_factory=dict[str, str])  # as the program gets it
     program: str | None = None  # basename of the process that is meant, under wrappers
+    # what a host without an executable of its own is to link: paths, `-lNAME`, `-LDIR`
+    link: tuple[str, ...] = ()
     watch: WatchOptions = field(default_factory=WatchOptions)
 
 

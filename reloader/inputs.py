@@ -56,13 +56,23 @@ class Shelf:
         return None
 
 
-def read_files(files: Sequence[tuple[str, bytes]]) -> tuple[list[ObjectFile], list[Archive]]:
+def read_files(
+    files: Sequence[tuple[str, bytes]], program: Program | None = None
+) -> tuple[list[ObjectFile], list[Archive]]:
     """Read finished files: plain objects, and archives not yet opened further.
+
+    Args:
+        files: (path, content).
+        program: It may have, or have had, these very versions.
 
     Raises:
         RefusedError: One of them is not what a linker takes.
     """
-    objects = [read_object(path, data) for path, data in files if not is_archive(data)]
+    plain = [(path, data) for path, data in files if not is_archive(data)]
+    if program is None:
+        objects = [read_object(path, data) for path, data in plain]
+    else:
+        objects = [program.cache.read(*file, live=program.objects) for file in plain]
     archives = [read_archive(path, data) for path, data in files if is_archive(data)]
     return objects, archives
 
@@ -107,7 +117,7 @@ def choose(
 def members(program: Program, archive: Archive) -> list[ObjectFile]:
     """Return the members of an archive that the program has."""
     return [
-        archive.object(row)
+        program.cache.read(archive.path, archive.content(row), member.name, program.objects)
         for row, member in enumerate(archive.members)
         if (archive.path, member.name) in program.objects
     ]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reloader.ids import U64
+from reloader.ids import U64, Region, SlotId
 from reloader.live.frames import Holder
+from reloader.live.gone import gone_slots
 from reloader.live.ledger import Held
 from reloader.live.program import Key, Program
 from reloader.live.retire import Retirement, Retirer, RetireReport, holders
@@ -40,15 +41,49 @@ class Retiring:
 
     def collect(self) -> int:
         """Queue what was superseded since the last call; return how much waits."""
+        self.drop_gone_functions()
         queued = {part.addr for row in self.retirer.waiting for part in row.allocations}
         fresh = [row for row in self.superseded() if row.allocation.addr not in queued]
         for row in fresh:
-            self.retirer.add(retirement(row))
+            self.retirer.add(self.retirement(row))
         if fresh:
             self.store.ledger.mark_superseded(
                 self.target, [row.allocation.addr for row in fresh]
             )
         return len(self.retirer.waiting)
+
+    def drop_gone_functions(self) -> None:
+        """Let the code of functions that no live object has any more be superseded.
+
+        Old code may still call them through their stubs, which no scan for words can see: so
+        only once no superseded code is left.
+        """
+        if any(row.allocation.region == Region.CODE for row in self.superseded()):
+            return
+        gone = gone_slots(self.program) - self.program.dead_slots
+        if gone:
+            self.program.dead_slots |= gone
+            self.program.ledger.supersede(self.program.roots())
+
+    def retirement(self, row: Held) -> Retirement:
+        """Return a ledger row as the retirer takes it.
+
+        A function that is gone has its stub for its address: that counts as a reference too.
+        """
+        arena, place = self.program.target.arena, row.allocation
+        stubs = [
+            int(arena.stub_addr(SlotId(slot)))
+            for slot in sorted(self.program.dead_slots)
+            if place.addr <= int(arena.slots[slot]) < place.addr + place.size
+        ]
+        size = self.program.arch.stub_size
+        return Retirement(
+            row.generation,
+            row.object,
+            (place,),
+            frozenset(row.references),
+            tuple((stub, stub + size) for stub in stubs),
+        )
 
     def superseded(self) -> list[Held]:
         """Return the memory that waits for its proof."""
@@ -116,8 +151,3 @@ class Retiring:
             Holder("slot", f"a table names {addr:#x}", 0, addr) for addr in tables.tolist()
         ]
         return [*slots, *found, *others]
-
-
-def retirement(row: Held) -> Retirement:
-    """Return a ledger row as the retirer takes it."""
-    return Retirement(row.generation, row.object, (row.allocation,), frozenset(row.references))

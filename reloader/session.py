@@ -169,7 +169,7 @@ class Session:
 
     def chosen(self, contents: Contents, *, named: bool) -> tuple[list[ObjectFile], list[str]]:
         """Return the objects to reload, and the names of those that are what is live."""
-        objects, archives = read_files(contents)
+        objects, archives = read_files(contents, self.program)
         for archive in archives:
             self.shelf.archives[archive.path] = archive
         found = choose(self.program, objects, archives, named=named, refused=self.refused)
@@ -231,7 +231,7 @@ class Session:
         self.journal.begin("rollback")
         try:
             objects = [
-                load_version(self.store, version)
+                self.version(version)
                 for version in self.store.query.live_set(self.target, wanted)
                 if self.is_other(version)
             ]
@@ -245,6 +245,12 @@ class Session:
             with self.noting_state_errors(outcome):
                 self.store.journal.mark_rolled_back(self.target, undone)
         return outcome
+
+    def version(self, version: ObjectVersion) -> ObjectFile:
+        """Return an earlier version of an object."""
+        key = version.path, version.member
+        kept = self.program.cache.find(key, version.digest or "")
+        return kept or load_version(self.store, version)
 
     def is_other(self, version: ObjectVersion) -> bool:
         """Return whether another version of this object is live."""
@@ -263,7 +269,7 @@ class Session:
                 return Outcome("unchanged", objects=[name])
             self.journal.begin("unload")
             try:
-                file = load_version(self.store, original[key])
+                file = self.version(original[key])
             except StateError as error:
                 return self.decided(error, [], [name], began, "unload")
             return self.reload_objects([file], began, "unload")
@@ -299,9 +305,8 @@ class Session:
                 self.store.resume.remove_live(self.target, *key)
         except StateError as error:
             return self.decided(error, [], [name], began, "unload")
-        live = self.program.objects.pop(key)
+        del self.program.objects[key]
         self.program.index.remove_owner(key)
-        self.program.dead_slots.update(live.symbol_slot[live.symbol_slot >= 0].tolist())
         self.program.ledger.supersede(self.program.roots())
         self.program.generation = Generation(number)
         outcome.generation = number

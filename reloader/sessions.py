@@ -1,5 +1,7 @@
 """The daemon's engine: all attended programs, and every verb as calls on one of them."""
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -25,6 +27,7 @@ from reloader.config import load_config
 from reloader.engine import Host, SpawnOptions, WatchOptions
 from reloader.errors.base import ReloaderError
 from reloader.errors.session import NotLoadedError, UnknownNameError, UnknownTargetError
+from reloader.host_program import load_program
 from reloader.live.doctor import examine
 from reloader.live.inject import Adopted, adopt
 from reloader.live.inject import attach as inject
@@ -72,14 +75,14 @@ class Sessions:
         sock = socket.socket(fileno=fd)
         thread = threading.Thread(
             target=self._greet,
-            args=(attended, sock),
+            args=(attended, sock, options.link),
             name=f"greet-{attended.number}",
             daemon=True,
         )
         thread.start()
         return {"session": attended.number}
 
-    def _greet(self, attended: Attended, sock: socket.socket) -> None:
+    def _greet(self, attended: Attended, sock: socket.socket, link: Sequence[str]) -> None:
         """Wait for the program's agent; runs on a thread of its own."""
         try:
             adopted = adopt(0, sock)
@@ -93,14 +96,23 @@ class Sessions:
                 )
             )
             return
-        self.host.post(lambda: self._begin(attended, adopted))
+        self.host.post(lambda: self._begin(attended, adopted, link))
 
-    def _begin(self, attended: Attended, adopted: Adopted) -> None:
+    def _begin(self, attended: Attended, adopted: Adopted, link: Sequence[str]) -> None:
         """Open a program that waits before its main."""
+        pid = adopted.process.pid
         try:
             self._open(attended, adopted.process, "run")
+            if link:
+                began = time.time()
+                outcome = load_program(self._session(attended), link)
+                attended.tell(outcome, "load", began)
         except (ReloaderError, StateError) as error:
-            attended.warn(f"the program runs without reloading: {error}")
+            if link:  # it has nothing to run
+                attended.warn(str(error))
+                os.kill(pid, signal.SIGTERM)
+            else:
+                attended.warn(f"the program runs without reloading: {error}")
         finally:
             adopted.release()
 

@@ -76,6 +76,7 @@ def _spawn(engine: Engine, p: Params) -> object:
         cwd=p.take("cwd", str),
         env={str(name): str(value) for name, value in env.items()},
         program=p.maybe("program", str),
+        link=p.texts("link"),
         watch=p.watch(),
     )
     return engine.spawn(options, p.take_fd())

@@ -1,6 +1,5 @@
 """Bad input against a live program: a clear text, nothing changed, the next reload works."""
 
-import itertools
 import json
 import os
 import shutil
@@ -412,22 +411,20 @@ def daemon(tmp_path: Path) -> Iterator[Program]:
 def test_a_file_saved_a_hundred_times_in_a_second_ends_with_its_last_version(
     daemon: Program,
 ) -> None:
-    versions: list[bytes] = []
     aside = daemon.folder / "aside"
     aside.mkdir()
-    for times in (20, 30, 40):
-        versions.append(compiled(aside, PART % times, "-O2"))
+    versions = [compiled(aside, PART % times, "-O2") for times in (20, 30, 40)]
     part, part_new = daemon.folder / "part.o", daemon.folder / "part.new"
     for save in range(99):
         part_new.write_bytes(versions[save % 2])
         part_new.rename(part)
     part.write_bytes(versions[2])
-    for count in itertools.count(1):  # each answer is of one version, to the end
+    count, times = 0, 0
+    while times != 40:  # each answer is of one version, to the end
+        count += 1
         times, rest = divmod(daemon.ask(1000) - count, 1000)
         assert rest == 0
         assert times in {10, 20, 30, 40}
-        if times == 40:
-            break
     rows = json.loads(verb(daemon.folder, "history", "--json"))
     assert {row["outcome"] for row in rows} <= {"live", "unchanged"}
     assert rows[0]["outcome"] == "live"
@@ -451,7 +448,7 @@ def test_the_daemon_lives_on_when_its_program_is_killed(daemon: Program) -> None
     process = daemon.process
     assert process is not None
     process.kill()
-    process.wait()
+    daemon.stop()
     said = verb(daemon.folder, "load", "part.o")
     assert "has ended" in said or "no program is under the daemon" in said
     pid = daemon.start()

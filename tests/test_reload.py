@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from reloader.ids import Region
 from tests.support.road import MAIN, Program, attached, reload
 
 FLAGS = [
@@ -232,3 +233,42 @@ def test_a_constant_that_another_object_uses_reaches_that_object(program: Progra
         assert (program.ask(0), program.ask(1)) == (707, 205)
         outcome = reload(session, *program.compile(table=table.replace("1, 2, 3", "8, 2, 4")))
         assert (program.ask(0), program.ask(1)) == (808, 205)
+
+
+HOLDER = """
+__attribute__((noinline)) static int base(int n) { return n + 5000; }
+static int (*held)(int);
+int answer(int n)
+{
+    if (n == 1) held = base;
+    if (n == 2) held = 0;
+    return held ? held(n) : -1;
+}
+"""
+
+
+def test_a_function_that_is_gone_is_freed_once_no_pointer_holds_it(plain: Program) -> None:
+    extra = HOLDER.replace("static int base", "static int extra(int n) { return n * 77 + 9999; }\n"
+                           "__attribute__((noinline)) static int base")  # fmt: skip
+    extra = extra.replace("= base", "= extra")
+    plain.compile(main=MAIN, holder=HOLDER)
+    plain.link()
+    plain.start()
+    with attached(plain) as session:
+        assert reload(session, *plain.compile(holder=extra)).state == "live"
+        assert plain.ask(1) == 10076
+        assert reload(session, *plain.compile(holder=HOLDER)).state == "live"
+        live = session.process.arena.used(Region.CODE)
+        session.retiring.attempt()
+        session.retiring.collect()
+        session.retiring.attempt()
+        assert (
+            session.process.arena.used(Region.CODE) == live
+        )  # `held` still points at its stub
+        assert plain.ask(3) == 10230
+        assert plain.ask(2) == -1
+        session.retiring.attempt()
+        session.retiring.collect()
+        session.retiring.attempt()
+        assert session.process.arena.used(Region.CODE) < live
+        assert plain.ask(1) == 5001

@@ -110,6 +110,10 @@ class Architecture(Protocol):
         """Return every place in content that looks like the operand of such an instruction."""
         ...
 
+    def instruction_lengths(self, code: U8) -> U8:
+        """Return (n,) the length of an instruction beginning at each byte; 0: not surely known."""
+        ...
+
     def rewrite_thread_local(self, content: U8, field: I64, table: U8) -> Rewritten:
         """Turn dynamic thread-local sequences into ones with a known offset (local-exec)."""
         ...

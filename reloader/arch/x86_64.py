@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from reloader.arch import x86_64_far, x86_64_rewrite
+from reloader.arch import x86_64_far, x86_64_lengths, x86_64_rewrite
 from reloader.arch.base import FarAccess, Rewritten
 from reloader.arch.x86_64_kinds import KINDS, NUMBERS, kind
 from reloader.errors.linking import FixupRangeError, RangeRow
@@ -102,6 +102,10 @@ class X86_64:  # noqa: N801  the architecture's own name
         """Return every place in content that looks like the field of `lea disp(%rip), %reg`."""
         field = np.flatnonzero(content[: max(len(content) - 5, 0)] == 0x8D) + 2
         return field[(content[field - 1] & np.uint8(0xC7)) == 0x05]
+
+    def instruction_lengths(self, code: U8) -> U8:
+        """Return (n,) the length of an instruction that begins at each byte."""
+        return x86_64_lengths.instruction_lengths(code)
 
     def rewrite_thread_local(self, content: U8, field: I64, table: U8) -> Rewritten:
         """Turn general-dynamic, local-dynamic and TLSDESC sequences into local-exec ones."""

@@ -86,6 +86,7 @@ def _option(*names: str, **given: Any) -> Callable[[Any], Any]:  # noqa: ANN401 
 @click.option("--show-times", is_flag=True, help="Show how long each step took.")
 @_option("--check", metavar="FILE", help="Evaluate the `# jitlink-check:` lines of a file.")
 @click.option("--check-name", default="jitlink-check", metavar="PREFIX", help="Another prefix.")
+@click.option("--perf-dump", is_flag=True, help="Write a jitdump, for `perf inject --jit`.")
 @json_option
 def link(**given: Any) -> int:  # noqa: ANN401 - one argument an option
     """Link objects and archives in memory and call their main; its status is ours.
@@ -113,6 +114,7 @@ def link(**given: Any) -> int:  # noqa: ANN401 - one argument an option
 
 def _execute(request: Request, given: dict[str, Any], times: Any) -> int:  # noqa: ANN401 - Times
     from reloader.linker.host import (  # noqa: PLC0415 - as above
+        dump_for_perf,
         entry_of,
         link_executed,
         run,
@@ -123,6 +125,8 @@ def _execute(request: Request, given: dict[str, Any], times: Any) -> int:  # noq
     with started(argv, os.environ) as host:
         result = link_executed(request, host, times)
         entry_of(result, request.entry)
+        if given["perf_dump"]:
+            click.echo(f"reloader: jitdump in {dump_for_perf(result, host)}", err=True)
         _look_at(result, given, timed=False)
         status = run(request, result, host)
     if given["show_times"] and not given["as_json"]:

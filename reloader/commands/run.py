@@ -12,6 +12,7 @@ from reloader import show
 from reloader.client import Client
 from reloader.commands.common import absolute, progress
 from reloader.commands.control import build_option, source_option, watch_option
+from reloader.host_command import HOST, host_command
 from reloader.protocol import Event, check_peer
 from reloader.run_program import minding
 from reloader.show import local
@@ -46,14 +47,20 @@ def run(  # noqa: PLR0913 - one argument an option
 ) -> int:
     """Start a program; it has the terminal, the signals and Ctrl-C, and gives its status.
 
+    Objects and archives in place of PROGRAM are linked in memory, and their main is called:
+    `reloader run FILE.o LIB.a -lm ... [-- ARG...]`. They are watched from the start.
+
     What is reloaded is told on standard error.
 
     \b
     Example: reloader run --watch 'build/*.o' -- ./game --level 3
              reloader run --build make --source 'src/*.c' -- ./game
+             reloader run main.o libgame.a -lm -- --level 3
     """  # noqa: D301 - \b is click's mark
     del target
-    path = find_program(argv[0], os.environ)
+    objects = host_command(argv)
+    path = str(HOST) if objects else find_program(argv[0], os.environ)
+    argv = objects.argv if objects else argv
     theirs, daemons = socket_pair()
     with progress(f"preparing {argv[0]}"):
         client = Client.open()
@@ -65,7 +72,8 @@ def run(  # noqa: PLR0913 - one argument an option
             cwd=str(Path.cwd()),
             env=env,
             program=program,
-            watch=[absolute(glob) for glob in watch],
+            link=list(objects.words) if objects else [],
+            watch=[*(objects.watch if objects else ()), *(absolute(glob) for glob in watch)],
             build=build,
             source=[absolute(glob) for glob in source],
         )

@@ -162,6 +162,9 @@ def _symbols_of(
     ).astype(np.int32)
     origin = np.where(block >= 0, Origin.BLOCK, Origin.UNDEFINED).astype(np.uint8)
     origin[section == ABSOLUTE] = Origin.ABSOLUTE
+    # gABI: a relocation against the null symbol uses 0 as the symbol's value
+    nulls = np.cumsum([0, *counts])[:-1][np.array(counts, np.int64) > 0]
+    origin[nulls] = Origin.ABSOLUTE
     offset = raw["st_value"].astype(np.uint64)
     common = np.flatnonzero(section == COMMON)
     block[common] = block_count + np.arange(len(common), dtype=np.int32)

@@ -6,10 +6,12 @@ reach yet, and whoever gave them takes it back when a pass refuses.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from reloader.arch.base import Architecture
 from reloader.elf.object import ObjectFile
 from reloader.link.build import build_graph
+from reloader.link.cache import Cache
 from reloader.link.fixup import apply_fixups
 from reloader.link.graph import LinkGraph
 from reloader.link.hooks import Border, Hooks
@@ -69,15 +71,25 @@ class Linked:
 
 
 def read_graph(
-    objects: Sequence[ObjectFile], live: Sequence[LiveObject | None], arch: Architecture
+    objects: Sequence[ObjectFile],
+    live: Sequence[LiveObject | None],
+    arch: Architecture,
+    cache: Cache | None = None,
 ) -> LinkGraph:
     """Return the graph that data is bound in and that is compared with the live generation."""
+    build = partial(built, arch=arch)
+    graph = cache.graph(objects, arch, build) if cache else build(objects)
+    bind_functions(graph, live)
+    # Functions and thread-local variables that exist have their canonical address.
+    return graph
+
+
+def built(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
+    """Return what a graph is before anything is known of the process."""
     graph = build_graph(objects, arch)
     # Nothing below this line knows ELF.
     mark_functions(graph, arch)
     # Every way to take a function's address is an edge to its symbol.
-    bind_functions(graph, live)
-    # Functions and thread-local variables that exist have their canonical address.
     return graph
 
 

@@ -6,6 +6,7 @@ thread, as in a program that was started from a file.
 """
 
 import difflib
+import mmap
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from reloader.link.pipeline import Setting
 from reloader.linker.alone import definitions, link_alone, symbol_addr
 from reloader.linker.facts import LinkedFacts
 from reloader.linker.inputs import pull_members
+from reloader.linker.jitdump import Function, dump_folder, write_dump
 from reloader.linker.names import Names
 from reloader.linker.request import Request, Result, Times, arrays
 from reloader.live.baseline import match_baseline
@@ -47,6 +49,7 @@ from stubs import layout
 
 GO: Final = b"reloader_host_go"
 STATIC_PART: Final = "/usr/lib/x86_64-linux-gnu/libc_nonshared.a"
+STT_FUNC: Final = 2
 _RTLD_NOW_GLOBAL: Final = 0x102
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _LEFT_TO_HOST: Final = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to both
@@ -204,6 +207,25 @@ def complete(objects: Sequence[ObjectFile], program: Program) -> list[ObjectFile
     found = program.index.find(wanted).found.tolist()
     needed = [name for name, known in zip(wanted, found, strict=True) if not known]
     return [*objects, *pull_members([], [archive], needed)]
+
+
+def dump_for_perf(result: Result, host: Host) -> Path:
+    """Write a jitdump of the linked functions, and let the host map it, for perf to find."""
+    symbols, process = result.graph.symbols, host.process
+    rows = [row for row in definitions(result.graph, local=True).values()
+            if symbols.type[row] == STT_FUNC and symbol_addr(result.graph, row)]  # fmt: skip
+    functions: list[Function] = []
+    for row in rows:
+        addr, size = int(symbols.addr[row]), int(symbols.size[row])
+        name = symbols.name[row].decode("utf-8", "replace")
+        functions.append(Function(name, addr, process.read(addr, size).tobytes()))
+    path = write_dump(dump_folder(), host.pid, functions)
+    opener, mapper, closer = process.resolve([b"open", b"mmap", b"close"]).tolist()
+    fd = with_bytes(process, os.fsencode(path) + b"\0", lambda at: process.call(opener, at, 0))
+    protection = mmap.PROT_READ | mmap.PROT_EXEC
+    process.call(mapper, 0, mmap.PAGESIZE, protection, mmap.MAP_PRIVATE, fd, 0)
+    process.call(closer, fd)
+    return path
 
 
 def entry_of(result: Result, name: str) -> int:

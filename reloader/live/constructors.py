@@ -2,21 +2,31 @@
 
 They run on the agent's thread, in the order a linker would give them: by the priority in the
 section's name, lowest first, then in the order of the objects. An object that has a live
-version runs none: its variables are initialised already.
+version runs none: its variables are initialised already. One that throws undoes the load.
+
+Destructors (`.fini_array`) are registered with the C library before: it calls them at exit, or
+when the object is unloaded, after everything that the constructors have registered.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from reloader.ids import NO_ROW, Addr, Generation
+from reloader.errors.thread_local import ConstructorError, ThreadDestructorsError
+from reloader.ids import NO_ROW, Addr, Generation, SlotId
 from reloader.link.graph import LinkGraph
+from reloader.link.passes.libc_symbols import handle_rows
+from reloader.link.passes.resolve import DSO_NAME
 from reloader.live.plan import Plan
-from reloader.live.program import Program
+from reloader.live.program import Key, Program
+from stubs.table import SlotKey
 
-_PREFIX = b".init_array"
+_INIT, _FINI = b".init_array", b".fini_array"
 _LAST = 65536  # a section without a priority comes after all that have one
+_NOBODY = (0, 2**64 - 1)  # what crtbegin puts into these tables
 
 
 def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -> None:
@@ -27,31 +37,91 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
         plan: Its bytes are in the arena and its new stubs lead to them.
         generation: The one that is being made.
         undo: From the first call on, memory and slots are not simply given back.
+
+    Raises:
+        ConstructorError: One threw an exception.
     """
-    functions = sorted(pending(program, plan.graph), key=lambda item: item[0])
-    if functions:
+    last = sorted(pending(program, plan.graph, _FINI), key=lambda item: item[0], reverse=True)
+    functions = sorted(pending(program, plan.graph, _INIT), key=lambda item: item[0])
+    if functions or last:
         undo.callback(retain, program, plan, generation)
-    for _, function in functions:
-        program.target.call(Addr(function))
+    handles = handle_rows(plan.graph)
+    for handle in set(handles.values()) if functions or last else ():
+        undo.callback(finalise, program, handle)
+    # the C library calls the last registered first
+    for _, function, owner in reversed(last):
+        register = c_function(program, b"__cxa_atexit")
+        register(function, 0, handles[owner])
+    for _, function, _ in functions:
+        _, thrown = program.target.call_catching(Addr(function))
+        if thrown is not None:
+            raise ConstructorError(function_name(program, function), thrown)
 
 
 def retain(program: Program, plan: Plan, generation: Generation) -> None:
-    """Keep what a failed attempt took: its constructors may have told somebody of it."""
+    """Let what a failed attempt took wait for its proof: constructors may have told of it."""
     plan.retained = True
-    program.ledger.add([replace(row, generation=generation) for row in plan.held])
-    program.retained.update(range(plan.first_slot, len(program.table)))
+    plan.held = [replace(row, generation=generation, superseded=True) for row in plan.held]
+    program.ledger.add(plan.held)
+    program.dead_slots.update(range(plan.first_slot, len(program.table)))
 
 
-def pending(program: Program, graph: LinkGraph) -> list[tuple[int, int]]:
-    """Return (priority, address) of each constructor to run, in the order of the blocks."""
+def pending(program: Program, graph: LinkGraph, name: bytes) -> list[tuple[int, int, int]]:
+    """Return (priority, address, object) of each function to run, in the order of the blocks."""
     blocks = graph.blocks
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, int, int]] = []
     for block in np.flatnonzero(blocks.live & (blocks.section != NO_ROW)).tolist():
-        file = graph.objects[int(blocks.object[block])]
-        name = file.section_names[int(blocks.section[block])]
-        if not name.startswith(_PREFIX) or file.key in program.objects:
+        owner = int(blocks.object[block])
+        file = graph.objects[owner]
+        section = file.section_names[int(blocks.section[block])]
+        if not section.startswith(name) or file.key in program.objects:
             continue
-        priority = int(name[len(_PREFIX) + 1 :] or _LAST)
+        priority = int(section[len(name) + 1 :] or _LAST)
         pointers = graph.block_bytes(block).view("<u8").tolist()
-        found += [(priority, pointer) for pointer in pointers if pointer not in {0, 2**64 - 1}]
+        found += [(priority, pointer, owner) for pointer in pointers if pointer not in _NOBODY]
     return found
+
+
+def function_name(program: Program, addr: int) -> str:
+    """Return the name of a function that has a stub."""
+    names = program.slot_owners()
+    arena = program.target.arena
+    slot = (addr - arena.stub_addr(SlotId(0))) // program.arch.stub_size
+    return names.get(slot, f"the constructor at {addr:#x}")
+
+
+def c_function(program: Program, name: bytes) -> Callable[..., object]:
+    """Return what calls a function of the C library in the process."""
+    addr = int(program.target.resolve([name])[0])
+    return partial(program.target.call, Addr(addr))
+
+
+def finalise(program: Program, handle: int) -> None:
+    """Have everything called that was registered for an object's handle, last first."""
+    addr = int(program.target.resolve([b"__cxa_finalize"])[0])
+    program.target.call_catching(Addr(addr), handle)
+
+
+def handle_of(program: Program, key: Key) -> int | None:
+    """Return the handle that the C library knows an object by, None if it has none."""
+    slot = program.table.rows.get(SlotKey(*key, DSO_NAME))
+    return None if slot is None else int(program.target.arena.stub_addr(SlotId(slot)))
+
+
+def may_go(program: Program, key: Key, name: str) -> None:
+    """Make sure that no thread will call into an object when it ends.
+
+    Raises:
+        ThreadDestructorsError: Some will.
+    """
+    handle = handle_of(program, key)
+    waiting = program.target.thread_destructors(handle) if handle is not None else 0
+    if waiting:
+        raise ThreadDestructorsError(name, waiting)
+
+
+def destroy(program: Program, key: Key) -> None:
+    """Run the destructors of an object that is being unloaded."""
+    handle = handle_of(program, key)
+    if handle is not None:
+        finalise(program, handle)

@@ -97,7 +97,7 @@ def compare(
     Live objects that use a constant which gets another place are linked again with the rest.
     """
     live = program.live_versions([file.key for file in objects])
-    graph = read_graph(objects, live, program.arch)
+    graph = read_graph(objects, live, program.arch, program.cache)
     data = bind_data(graph, live, program.arch, reinit=reinit)
     pair_thread_locals(graph, live, data, reinit)
     # Variables that exist have their live address.

@@ -12,6 +12,7 @@ import numpy as np
 from reloader.arch.base import Architecture
 from reloader.elf.image import Image
 from reloader.ids import NO_ADDR, U64, Generation
+from reloader.link.cache import Cache
 from reloader.link.hooks import Hooks
 from reloader.live.baseline import Baseline
 from reloader.live.ledger import Ledger
@@ -46,6 +47,7 @@ class Program:
     retained: set[int] = field(default_factory=set[int])
     directory: Allocation | None = None  # the unwind directory that is published
     generation: Generation = BASELINE  # the newest that is live
+    cache: Cache = field(default_factory=Cache)  # versions that may come back
     hooks: Hooks | None = None  # plugins that look at every link graph
 
     def live_versions(self, keys: list[Key]) -> list[LiveObject | None]:

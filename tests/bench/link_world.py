@@ -62,7 +62,7 @@ def new_program() -> Program:
     target = _Target()
     image, baseline = cast("Any", _NoCode()), cast("Any", None)
     table = SlotTable(layout.SLOT_COUNT)
-    return Program(target, ARCH, image, baseline, table, SymbolIndex(target.resolve))
+    return Program(target, ARCH, image, baseline, table, SymbolIndex(target.resolve, target.thread_offsets))
 
 
 def load(program: Program, objects: Sequence[ObjectFile]) -> Plan:

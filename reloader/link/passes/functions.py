@@ -11,15 +11,16 @@ very block, keep their section symbol.
 from collections.abc import Sequence
 from typing import Any, Final
 
-import capstone
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
+from reloader.elf.object import UNDEFINED
 from reloader.elf.object import UNDEFINED
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup
 from reloader.link.names import OWN_BYTES_NAME, matching, named_blocks
+from reloader.link.passes.confirm import confirmed
 from reloader.live.objects import LiveObject
 
 STT_FUNC, STT_SECTION, STT_TLS = 2, 3, 6
@@ -134,7 +135,7 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
         return
     rows = rows[_not_an_edge(graph, _key(block[rows], offset[rows]))]
     rows = rows[~np.isin(_key(block[rows], target[rows]), _base_labels(graph, arch))]
-    rows = rows[_confirmed(graph, arch, starts, block[rows], offset[rows])]
+    rows = rows[confirmed(graph, arch, starts[0], block[rows], offset[rows])]
     append_edges(
         graph,
         len(rows),
@@ -181,52 +182,6 @@ def _not_an_edge(graph: LinkGraph, key: I64) -> Bool:
         return np.ones(len(key), np.bool_)
     at = np.minimum(np.searchsorted(edges, key), len(edges) - 1)
     return edges[at] != key
-
-
-def _boundaries(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32]) -> I64:
-    """Return sorted places where an instruction surely begins.
-
-    These are the starts of functions, and the ends of relocated instructions whose form says
-    that nothing follows the field. Decoding from the nearest one is some tens of bytes.
-    """
-    edges = graph.edges
-    kinds = arch.kinds
-    plain = kinds["pc"] & (kinds["width"] == FIELD_TO_NEXT)
-    rows = np.flatnonzero(plain[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE))
-    field = content_fields(graph)[rows]
-    rows = rows[arch.ends_instruction(graph.content, field)]
-    ends = _key(edges.block[rows], edges.offset[rows]) + FIELD_TO_NEXT
-    return np.sort(np.concatenate([starts[0], ends]))
-
-
-def _confirmed(
-    graph: LinkGraph, arch: Architecture, starts: tuple[I64, I32], block: I32, offset: I64
-) -> Bool:
-    """Return which fields end an instruction, decoding from the nearest sure boundary.
-
-    One decoding pass serves all candidates after a boundary.
-    """
-    good = np.zeros(len(block), np.bool_)
-    if not len(block):
-        return good
-    places = _boundaries(graph, arch, starts)
-    around = places[np.searchsorted(places, _key(block, offset), side="right") - 1]
-    first = np.where((around >> 32) == block, around & 0xFFFF_FFFF, 0)
-    decoder = capstone.Cs(*arch.capstone)
-    for group in _groups(_key(block, first)):
-        data = graph.block_bytes(int(block[group[0]]))
-        last = int(offset[group].max()) + FIELD_TO_NEXT
-        start = int(first[group[0]])
-        code = data[start:last].tobytes()
-        ends = [at + size for at, size, _, _ in decoder.disasm_lite(code, start)]
-        good[group] = np.isin(offset[group] + FIELD_TO_NEXT, ends)
-    return good
-
-
-def _groups(key: I64) -> list[I64]:
-    """Return the rows of each distinct key."""
-    order = np.argsort(key, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1) if len(key) else []
 
 
 def bind_functions(graph: LinkGraph, live: Sequence[LiveObject | None]) -> None:
