@@ -5,6 +5,7 @@ import numpy as np
 from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
 from reloader.link.passes.initialisers import InitialiserChange
+from reloader.live.family import children
 from reloader.live.frames import CodeRanges, active_functions
 from reloader.live.patching import RedirectResult
 from reloader.live.plan import Plan
@@ -26,6 +27,7 @@ def describe(
         outcome.stop_us = stop.stop_us + stop.lost_us
         outcome.active = active(program, plan, stop)
     outcome.notes += data_notes(program, plan.data)
+    outcome.notes += family_notes(program.target.pid)
     if outcome.active:
         outcome.notes.append(
             f"{enumerate_names(outcome.active)} is running right now: that call finishes in "
@@ -53,6 +55,17 @@ def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
     )
     found = active_functions(program.target, stop.tids, stop.registers, ranges)
     return sorted({item.name for item in found})
+
+
+def family_notes(pid: int) -> list[str]:
+    """Return what forked children mean for this reload."""
+    others = children(pid)
+    if not others:
+        return []
+    one = len(others) == 1
+    who = "1 child process keeps" if one else f"{len(others)} child processes keep"
+    pids = enumerate_names([str(other) for other in others])
+    return [f"{who} the code of before ({pids}): a reload reaches only the process attached to"]
 
 
 def data_notes(program: Program, data: DataReport) -> list[str]:

@@ -272,3 +272,26 @@ def test_a_function_that_is_gone_is_freed_once_no_pointer_holds_it(plain: Progra
         session.retiring.attempt()
         assert session.process.arena.used(Region.CODE) < live
         assert plain.ask(1) == 5001
+
+
+FORKING = """
+#include <unistd.h>
+int answer(int n)
+{
+    static int child;
+    if (n == 1 && !child && !(child = fork())) for (;;) pause();
+    if (n == 2) { extern int kill(int, int); kill(child, 9); }
+    return n * 10;
+}
+"""
+
+
+def test_children_that_keep_the_old_code_are_named(plain: Program) -> None:
+    plain.compile(main=MAIN, forking=FORKING)
+    plain.link()
+    plain.start()
+    assert plain.ask(1) == 10
+    with attached(plain) as session:
+        outcome = reload(session, *plain.compile(forking=FORKING.replace("* 10", "* 20")))
+        assert "1 child process" in " ".join(outcome.notes)
+        assert plain.ask(2) == 40

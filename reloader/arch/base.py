@@ -67,6 +67,15 @@ class FarAccess:
     thunk_back: int = 0  # offset of the field of the jump back behind the site
 
 
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """A small function that the linker adds to an object."""
+
+    code: bytes
+    # (offset of a 4-byte field at the end of its instruction, row of the kind table, symbol)
+    fields: tuple[tuple[int, int, bytes], ...]
+
+
 class Architecture(Protocol):
     """One CPU."""
 
@@ -74,6 +83,7 @@ class Architecture(Protocol):
     machine: int  # e_machine
     kinds: NDArray[np.void]  # (k,) KIND
     kind_of_number: NDArray[np.int32]  # (max number + 1,) row of `kinds`, or NO_ROW
+    shims: dict[bytes, Shim]  # what the C library leaves to the linker, by name
     stub_size: int
     trap: bytes  # fills freed code and the gaps between functions
     capstone: tuple[int, int]  # arguments of capstone.Cs

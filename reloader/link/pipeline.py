@@ -20,6 +20,7 @@ from reloader.link.passes.build_tables import build_tables
 from reloader.link.passes.eh_frame import Unwind, cut_eh_frame, read_unwind, write_eh_frame_hdr
 from reloader.link.passes.far_data import reach_far_data
 from reloader.link.passes.functions import bind_functions, mark_functions
+from reloader.link.passes.libc_symbols import add_handles, add_shims
 from reloader.link.passes.mark_live import mark_live
 from reloader.link.passes.relax import relax_got
 from reloader.link.passes.resolve import (
@@ -118,6 +119,8 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     if hooks:
         hooks.at(Border.POST_PRUNE, graph, arch)
     relax_thread_locals(graph, arch, lines)
+    add_shims(graph, arch)
+    add_handles(graph, setting.live)
     resolve(graph, setting.source, lines)
     # No undefined symbol is used.
     pieces = place_thread_locals(graph, setting.take_thread_room)

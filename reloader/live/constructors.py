@@ -59,11 +59,10 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
 
 
 def retain(program: Program, plan: Plan, generation: Generation) -> None:
-    """Let what a failed attempt took wait for its proof: constructors may have told of it."""
+    """Keep what a failed attempt took: its constructors may have told somebody of it."""
     plan.retained = True
-    plan.held = [replace(row, generation=generation, superseded=True) for row in plan.held]
-    program.ledger.add(plan.held)
-    program.dead_slots.update(range(plan.first_slot, len(program.table)))
+    program.ledger.add([replace(row, generation=generation) for row in plan.held])
+    program.retained.update(range(plan.first_slot, len(program.table)))
 
 
 def pending(program: Program, graph: LinkGraph, name: bytes) -> list[tuple[int, int, int]]:

@@ -24,7 +24,7 @@ from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.switch import plan_entries
 from reloader.live.target import Allocation
-from reloader.live.thread_local import ThreadValue, ThreadValues
+from reloader.live.thread_local import ThreadValue, ThreadValues, collect
 
 IN_PLACE = Anew()  # what equals the live generation keeps its address
 
@@ -135,11 +135,9 @@ def take_thread_room(
     program: Program, undo: ExitStack, sizes: Sequence[int], aligns: Sequence[int]
 ) -> I64:
     """Take thread-local room that is given back unless the transaction becomes live."""
-    room = program.target.thread_room
-    offsets = room.take(sizes, aligns)
-    for offset, size in zip(offsets.tolist(), sizes, strict=True):
-        undo.callback(room.give_back, offset, size)
-    return offsets
+    collect(program)
+    undo.callback(collect, program)
+    return program.target.thread_room.take(sizes, aligns)
 
 
 def give_slots_back(program: Program, first: int) -> None:

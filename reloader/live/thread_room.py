@@ -56,12 +56,6 @@ class ThreadRoom:
         self._store(taken)
         return np.array(found, np.int64)
 
-    def give_back(self, offset: int, size: int) -> None:
-        """Mark room as free."""
-        taken = self.taken()
-        taken[_units(offset - self.offset, size)] = False
-        self._store(taken)
-
     def keep(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Free everything but some (offset from the thread pointer, size)."""
         taken = np.zeros(self.size // THREAD_UNIT, np.bool_)

@@ -47,9 +47,9 @@ def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[F
         before = target.memory_of(pid), target.memory_of(daemon)
         numbers = range(WARM + 1, WARM + RELOADS + 1)
         times = [reload(program, versions, number) for number in numbers]
-        stops = stops_of(folder)
         settle(folder)
         after = target.memory_of(pid), target.memory_of(daemon)
+        stops = stops_of(folder)  # an answer of a thousand rows costs the daemon memory too
         opened = dlopens(program, versions, folder)
         cli(folder, "detach")
     finally:

@@ -15,9 +15,15 @@ from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, append_filled_blocks, append_symbols, lookup
 from reloader.link.passes.functions import branch_edges
-from reloader.link.passes.resolve import GOT_NAME, Lines, edge_place, live_edges, no_lines
+from reloader.link.passes.resolve import (
+    GOT_NAME,
+    Lines,
+    WANTS_SLOT,
+    edge_place,
+    live_edges,
+    no_lines,
+)
 
-WANTS_SLOT: Final = -2  # symbols.slot: a slot and a stub are to be made for it
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
 _ENTRY: Final = 8  # bytes of a GOT entry
 _REACH: Final = (1 << 31) - (1 << 20)  # of a branch, less than what one instruction may add

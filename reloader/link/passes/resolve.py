@@ -32,6 +32,7 @@ STT_TLS, STT_GNU_IFUNC = 6, 10
 GOT_NAME: Final = b"_GLOBAL_OFFSET_TABLE_"
 TLS_BASE_NAME: Final = b"_TLS_MODULE_BASE_"
 DSO_NAME: Final = b"__dso_handle"
+WANTS_SLOT: Final = -2  # symbols.slot: a slot and a stub are to be made for it
 
 Lines = Callable[[ObjectFile, int, int], str]  # (object, section, offset) -> `hud.c:41` or ""
 
@@ -215,13 +216,13 @@ def _made_by_linker(graph: LinkGraph, rows: I32, *, first: bool) -> Bool:
 
 def _make_own(graph: LinkGraph, row: int, name: bytes) -> bool:
     """Define a name that is every object's own."""
-    symbols, blocks = graph.symbols, graph.blocks
+    symbols = graph.symbols
     if name == TLS_BASE_NAME:
         symbols.origin[row] = Origin.BOUND
         symbols.addr[row] = symbols.entry[row] = 0  # sequences are relaxed to local-exec
-    if name == DSO_NAME:  # any address that no other object has
-        mine = blocks.live & ~blocks.same & (blocks.object == symbols.object[row])
-        symbols.origin[row], symbols.block[row] = Origin.BLOCK, int(np.flatnonzero(mine)[0])
+    if name == DSO_NAME:  # see libc_symbols: the address of a slot, the same in all versions
+        symbols.origin[row], symbols.slot[row] = Origin.BOUND, WANTS_SLOT
+        symbols.binding[row] = STB_LOCAL
     return True  # the GOT is made with the tables
 
 
