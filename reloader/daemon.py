@@ -9,26 +9,19 @@ Its end never ends a program: the agents notice and the programs run on with the
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import gc
-import json
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from reloader import log
 from reloader.connection import Connection
 from reloader.errors.base import ReloaderError
 from reloader.errors.daemon import (
-    DaemonStartError,
     NotAnsweredInTimeError,
     PeerError,
     RequestError,
@@ -50,7 +43,7 @@ from reloader.work import Job, WorkQueue
 from state.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from reloader.answers import DaemonAnswer, ReloadAnswer
     from reloader.engine import Engine, OpenEngine
@@ -102,6 +95,7 @@ class Daemon:
 
     def emit(self, event: Event) -> None:
         """Send an event to every subscribed client; never blocks."""
+        log.note(self.log, event.kind, event.data)
         data = encode(event)
         with self._lock:
             subscribed = [c for c in self._connections if c.subscribed]
@@ -338,66 +332,3 @@ class Daemon:
         self.log.error(log.Name.DEFECT, verb=verb, exc_info=error)
         text = f"{verb}: a defect in the daemon: {type(error).__name__}: {error}"
         return Failure("defect", f"{text}. See {self.project.log} for where.")
-
-
-def serve(project: Project, open_engine: OpenEngine, ready_fd: int | None = None) -> int:
-    """Be the daemon of a project and return the exit status.
-
-    Args:
-        project: Its folder exists.
-        open_engine: Makes the engine.
-        ready_fd: Gets one JSON line once clients can connect, or the reason why never.
-    """
-    project.prepare()
-    try:
-        with _sole_daemon(project):
-            daemon = Daemon(project)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _noted)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            signal.set_wakeup_fd(daemon.wake_fd(), warn_on_full_buffer=False)
-            daemon.run(open_engine, lambda: _say(ready_fd, {"ok": True}))
-    except (ReloaderError, StateError) as error:
-        _say(ready_fd, {"ok": False, "code": error.code, "text": str(error)})
-        return 1
-    return 0
-
-
-@contextlib.contextmanager
-def _sole_daemon(project: Project) -> Generator[None]:
-    """Hold the project's daemon lock; an old daemon that is just ending is waited for."""
-    signal.signal(signal.SIGALRM, partial(_too_late, project))
-    signal.alarm(_TAKEOVER_S)
-    with project.locked("daemon"):
-        signal.alarm(0)
-        yield
-
-
-def _too_late(project: Project, *_: object) -> None:
-    reason = f"another daemon held {project.state}/daemon.lock for {_TAKEOVER_S} s"
-    raise DaemonStartError(project.folder, reason)
-
-
-def _noted(*_: object) -> None:
-    """Let the wake-up descriptor tell the main loop."""
-
-
-def _say(fd: int | None, line: dict[str, Any]) -> None:
-    if fd is not None:
-        with contextlib.suppress(BrokenPipeError):  # the client did not wait
-            os.write(fd, json.dumps(line).encode() + b"\n")
-        os.close(fd)
-
-
-def main() -> int:
-    """Run as `python … FOLDER [--ready-fd N]`."""
-    parser = argparse.ArgumentParser(prog="reloader-daemon")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--ready-fd", type=int)
-    arguments = parser.parse_args()
-    # what `ps` and `top` show; the kernel keeps 15 bytes
-    Path("/proc/self/comm").write_text("reloader-daemon")
-    # Little of ours is cyclic, and each collection is a pause in somebody's reload.
-    gc.set_threshold(50_000, 20, 50)
-    open_engine: OpenEngine = import_module("reloader.sessions").open_engine
-    return serve(Project(arguments.folder), open_engine, arguments.ready_fd)

@@ -77,6 +77,25 @@ def set_up(path: Path, *, terminal: bool = False) -> structlog.typing.FilteringB
     return structlog.get_logger()
 
 
+_EVENTS: Final = {
+    "attached": Name.ATTACHED,
+    "reload": Name.RELOAD,
+    "build": Name.BUILD,
+    "retired": Name.RETIRED,
+    "warning": Name.WARNING,
+    "ended": Name.TARGET_ENDED,
+}
+
+
+def note(
+    logger: structlog.typing.FilteringBoundLogger, kind: str, data: Mapping[str, Any]
+) -> None:
+    """Write an event that clients are told about into the log, too."""
+    name = _EVENTS.get(kind)
+    if name is not None:
+        logger.info(name, **data)
+
+
 def _rotate(path: Path) -> None:
     if path.exists() and path.stat().st_size > _ROTATE_SIZE:
         path.replace(path.with_name(f"{path.name}.1"))

@@ -103,7 +103,7 @@ def reload(
 
         clock.step("write")
         outcome.bytes_loaded = commit.write_blocks(program, plan)
-        commit.open_new_slots(program, plan)
+        commit.open_new_slots(program, plan, undo)
 
         clock.step("initialise")
         plan.directory = unwind.publish(program, plan.held, undo)

@@ -65,7 +65,7 @@ def family_notes(pid: int) -> list[str]:
     one = len(others) == 1
     who = "1 child process keeps" if one else f"{len(others)} child processes keep"
     pids = enumerate_names([str(other) for other in others])
-    return [f"{who} the code of before ({pids}): a reload reaches only the process attached to"]
+    return [f"{who} the code of before ({pids}): only the attached process is reloaded"]
 
 
 def data_notes(program: Program, data: DataReport) -> list[str]:

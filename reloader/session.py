@@ -26,6 +26,7 @@ from reloader.inputs import (
     wanted_names,
 )
 from reloader.link.passes.anew import Anew
+from reloader.live import constructors
 from reloader.live.ending import noticing_the_end
 from reloader.live.inject import attach as inject
 from reloader.live.linking import IN_PLACE, link_transaction
@@ -298,13 +299,18 @@ class Session:
         version = [ObjectVersion(*key, None)]
         self.journal.begin("unload")
         try:
+            constructors.may_go(self.program, key, name)
             self.journal.catch_up()
             with self.store.transaction():
                 number = self.store.journal.prepare(self.target, version, {}, kind="unload")
                 self.store.journal.live(self.target, number, summary_of(outcome))
                 self.store.resume.remove_live(self.target, *key)
-        except StateError as error:
+        except (ReloaderError, StateError) as error:
             return self.decided(error, [], [name], began, "unload")
+        try:
+            constructors.destroy(self.program, key)
+        except ReloaderError as error:
+            outcome.notes.append(f"its destructors did not finish: {error}")
         del self.program.objects[key]
         self.program.index.remove_owner(key)
         self.program.ledger.supersede(self.program.roots())

@@ -28,7 +28,7 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 # -P and the explicit path: `python -m` would import the user's own `state` or `stubs` folder
 _CODE: Final = (
     f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
-    "from reloader.daemon import main; sys.exit(main())"
+    "from reloader.serve import main; sys.exit(main())"
 )
 
 

@@ -63,13 +63,17 @@ class SlotTable:
         Raises:
             SlotTableFullError: There are too few slots; the table is unchanged.
         """
-        wanted = len(self.keys) + len({key for key in keys if key not in self.rows})
+        rows, fresh = self.rows, dict[SlotKey, int]()
+        for key, address in zip(keys, original, strict=True):
+            if key not in rows:
+                fresh.setdefault(key, address)
+        first, wanted = len(self.keys), len(self.keys) + len(fresh)
         if wanted > self.capacity:
             raise SlotTableFullError(wanted, self.capacity)
-        for key, address in zip(keys, original, strict=True):
-            if key not in self.rows:
-                self.set(len(self.keys), key, address)
-        return self.find(keys)
+        self.keys.extend(fresh)
+        self.original.extend(fresh.values())
+        rows.update(zip(fresh, range(first, wanted), strict=True))
+        return np.fromiter(map(rows.__getitem__, keys), np.int32, len(keys))
 
     def set(self, slot: int, key: SlotKey, original: int) -> None:
         """Give a slot to a function; also how a new daemon refills the table from the state."""

@@ -13,12 +13,13 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.errors.linking import FixupRangeError, RangeRow
-from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool
-from reloader.link.graph import LinkGraph, Origin
-from reloader.link.grow import lookup
+from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U16, U64, Bool
+from reloader.link.graph import Edges, LinkGraph, Origin
+from reloader.link.grow import lookup, some_edges
+from reloader.link.kinds import FREE, LIMITED, LONG, OTHER, PC, kind_columns
 from reloader.link.layout import body_addr, fresh_blocks, initial_blocks
 from reloader.link.names import OWN_BYTES_NAME, named_blocks
-from reloader.link.passes.functions import branch_edges
+from reloader.link.passes.functions import branch_edges, content_fields
 from reloader.link.passes.mark_live import means_start
 from reloader.link.passes.resolve import Lines, edge_place, no_lines
 
@@ -28,7 +29,7 @@ class Values:
     """(v,) columns: what is to be written where."""
 
     edge: I64  # row of Edges
-    kind: I32
+    kind: U16
     value: I64
     fits: Bool
 
@@ -50,11 +51,19 @@ def apply_fixups(graph: LinkGraph, arch: Architecture, lines: Lines = no_lines) 
         raise FixupRangeError(
             [_range_row(graph, arch, values, row, lines) for row in bad.tolist()]
         )
-    place = graph.blocks.content[graph.edges.block] + graph.edges.offset.astype(np.int64)
-    width = arch.kinds["width"][values.kind]
-    for size in (1, 2, 4, 8):
-        rows = np.flatnonzero(width == size)
-        _store(graph.content, place[values.edge[rows]], values.value[rows], size)
+    edges = some_edges(graph.edges, values.edge)
+    place = content_fields(graph, edges)
+    long = (kind_columns(arch).traits[edges.kind] & np.uint8(LONG)) != 0
+    if bool(long.all()):
+        _store(graph.content, place, values.value, 4)
+        return
+    rows = np.flatnonzero(long)
+    _store(graph.content, place[rows], values.value[rows], 4)
+    others = np.flatnonzero(~long)
+    width = arch.kinds["width"][edges.kind[others]]
+    for size in (1, 2, 8):
+        rows = others[width == size]
+        _store(graph.content, place[rows], values.value[rows], size)
 
 
 def _store(content: U8, place: I64, value: I64, size: int) -> None:
@@ -67,32 +76,67 @@ def _store(content: U8, place: I64, value: I64, size: int) -> None:
     window[place] = value.view(np.uint64)
 
 
-def edge_values(graph: LinkGraph, arch: Architecture) -> Values:
-    """Return the value of every live edge of the placed blocks, and whether it fits."""
+def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) -> Values:
+    """Return the value of live edges of the placed blocks, and whether it fits.
+
+    Args:
+        graph: Every symbol that a live edge uses has its address.
+        arch: The kind table.
+        among: Rows of edges to look at, None: all.
+    """
+    rows = written_edges(graph, arch)
+    if among is not None:
+        rows = among[rows[among]]
+    elif bool(rows.all()):
+        rows = np.arange(len(rows))
+    else:
+        rows = np.flatnonzero(rows)
+    edges = some_edges(graph.edges, rows)
+    traits = kind_columns(arch).traits[edges.kind]
+    symbol = symbol_addrs(graph, arch, edges)
+    value = symbol + edges.addend.view(np.uint64)
+    place = graph.blocks.addr[edges.block] + edges.offset
+    relative = (traits & np.uint8(PC)) != 0
+    value -= place if bool(relative.all()) else np.where(relative, place, np.uint64(0))
+    other = np.flatnonzero(traits & np.uint8(OTHER))
+    if len(other):
+        value[other] = _other_values(
+            graph, arch, some_edges(edges, other), symbol[other], place[other]
+        )
+    signed = value.view(np.int64)
+    return Values(rows, edges.kind, signed, _fits(arch, edges.kind, traits, signed))
+
+
+def written_edges(graph: LinkGraph, arch: Architecture) -> Bool:
+    """Return (e,) which edges write bytes of this transaction's blocks."""
     edges = graph.edges
-    has_bytes = arch.kinds["width"][edges.kind] > 0
-    written = fresh_blocks(graph) | initial_blocks(graph)
-    rows = np.flatnonzero(edges.live & written[edges.block] & has_bytes)
+    written = (fresh_blocks(graph) | initial_blocks(graph))[edges.block]
+    written &= edges.live
+    written &= kind_columns(arch).width[edges.kind] > 0
+    return written
+
+
+def _other_values(
+    graph: LinkGraph, arch: Architecture, edges: Edges, symbol: U64, place: U64
+) -> U64:
+    """Return the values of edges whose formula has other letters, one kind after the other."""
     letters = {
-        "S": symbol_addrs(graph, arch)[rows],
-        "A": edges.addend[rows].view(np.uint64),
-        "P": (graph.blocks.addr[edges.block] + edges.offset)[rows],
-        "GOT": _got_addr(graph)[rows],
-        "Z": graph.symbols.size[edges.symbol[rows]],
+        "S": symbol,
+        "A": edges.addend.view(np.uint64),
+        "P": place,
+        "GOT": _got_addr(graph, edges),
+        "Z": graph.symbols.size[edges.symbol],
     }
     letters["L"] = letters["T"] = letters["S"]
-    letters["G"] = (
-        letters["S"] - letters["GOT"]
-    )  # the edge's symbol is the GOT, see build_tables
-    kind = edges.kind[rows].astype(np.int32)
-    value = np.zeros(len(rows), np.uint64)
-    for row in sorted(set(kind.tolist())):
-        mine = np.flatnonzero(kind == row)
+    # the edge's symbol is the GOT, see build_tables
+    letters["G"] = letters["S"] - letters["GOT"]
+    value = np.zeros(len(symbol), np.uint64)
+    for row in np.unique(edges.kind).tolist():
+        mine = np.flatnonzero(edges.kind == row)
         for sign, letter in _terms(str(arch.kinds["formula"][row])):
             term = letters[letter][mine]
             value[mine] += term if sign else np.uint64(0) - term
-    signed = value.view(np.int64)
-    return Values(rows, kind, signed, _fits(arch, kind, signed))
+    return value
 
 
 @lru_cache
@@ -113,37 +157,39 @@ def limits(arch: Architecture, kind: int) -> tuple[int, int]:
     return -(1 << bits - 1) if bits < 32 else 0, (1 << bits) - 1
 
 
-def _fits(arch: Architecture, kind: I32, value: I64) -> Bool:
-    fits = np.ones(len(value), np.bool_)
-    for row in sorted(set(kind.tolist())):
-        if bool(arch.kinds["checked"][row]):
-            low, high = limits(arch, row)
-            mine = kind == row
-            fits[mine] = (value[mine] >= low) & (value[mine] <= high)
+def _fits(arch: Architecture, kind: U16, traits: U8, value: I64) -> Bool:
+    """Return which values their fields hold; nearly all are signed 4-byte ones."""
+    fits = value.astype(np.int32) == value
+    fits |= (traits & np.uint8(FREE)) != 0
+    rows = np.flatnonzero(traits & np.uint8(LIMITED))
+    for row in np.unique(kind[rows]).tolist():
+        low, high = limits(arch, row)
+        mine = rows[kind[rows] == row]
+        fits[mine] = (value[mine] >= low) & (value[mine] <= high)
     return fits
 
 
-def symbol_addrs(graph: LinkGraph, arch: Architecture) -> U64:
-    """Return (e,) the address S of every edge, NO_ADDR where it has none."""
-    edges, symbols = graph.edges, graph.symbols
-    body = body_addr(graph)[edges.symbol]
-    inside = symbols.origin[edges.symbol] == Origin.BLOCK
-    same_block = inside & (symbols.block[edges.symbol] == edges.block)
-    branch, start = branch_edges(graph, arch), means_start(graph, arch)
+def symbol_addrs(graph: LinkGraph, arch: Architecture, edges: Edges | None = None) -> U64:
+    """Return (e,) the address S of every edge, or of some, NO_ADDR where it has none."""
+    symbols, edges = graph.symbols, edges or graph.edges
+    body, none = body_addr(graph), np.uint64(NO_ADDR)
+    home = np.where((symbols.origin == Origin.BLOCK) & (body != none), symbols.block, NO_ROW)
+    branch, start = branch_edges(graph, arch, edges), means_start(graph, arch, edges)
     # Bytes inside a function, and what unwind tables describe, are those of this very copy.
-    reloadable = symbols.reloadable[edges.symbol]
-    own_bytes = named_blocks(graph, OWN_BYTES_NAME)[edges.block]
-    means_body = (reloadable & (~start | own_bytes)) | (same_block & branch)
-    means_body &= body != np.uint64(NO_ADDR)
-    entry = symbols.entry[edges.symbol]
-    through = branch & start & (entry != np.uint64(NO_ADDR))
-    canonical = np.where(through, entry, symbols.addr[edges.symbol])
-    return np.where(means_body, body, canonical)
+    inner = (symbols.reloadable & (body != none))[edges.symbol]
+    inner &= ~start | named_blocks(graph, OWN_BYTES_NAME)[edges.block]
+    inner |= branch & (home.astype(np.int32)[edges.symbol] == edges.block)
+    through = branch & start & (symbols.entry != none)[edges.symbol]
+    # one look-up in three columns laid end to end is cheaper than three look-ups and a choice
+    count = len(body)
+    row = edges.symbol.astype(np.int64)
+    row += np.where(inner, 2 * count, np.where(through, count, 0))
+    return np.concatenate([symbols.addr, symbols.entry, body])[row]
 
 
-def _got_addr(graph: LinkGraph) -> U64:
+def _got_addr(graph: LinkGraph, edges: Edges) -> U64:
     """Return (e,) the address of the GOT of each edge's object; 0: it has none."""
-    owner = lookup(graph.blocks.object, graph.edges.block, NO_ROW)
+    owner = lookup(graph.blocks.object, edges.block, NO_ROW)
     symbol = lookup(graph.got_symbol, owner, NO_ROW)
     return lookup(graph.symbols.addr, symbol, 0)
 

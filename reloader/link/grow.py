@@ -45,6 +45,13 @@ def _extend(table: Any, count: int, columns: dict[str, Any]) -> I32:  # noqa: AN
     return np.arange(first, first + count, dtype=np.int32)
 
 
+def some_edges(edges: Edges, rows: NDArray[Any]) -> Edges:
+    """Return copies of some rows of the edges; all of them in their order are not copied."""
+    if len(rows) == len(edges.block):
+        return edges
+    return Edges(*(getattr(edges, name)[rows] for name in Edges.__dataclass_fields__))
+
+
 def append_blocks(graph: LinkGraph, count: int, **columns: Any) -> I32:  # noqa: ANN401  scalars or arrays
     """Append blocks, by default zero-filled read-only ones of nobody; return their rows."""
     return _extend(graph.blocks, count, _BLOCK | columns)

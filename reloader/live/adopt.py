@@ -31,5 +31,6 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
     for slot, write in plan.writes():
         program.redirects[slot].append(write)
     program.dead_slots.difference_update(plan.flips.slot.tolist())
+    program.retained.difference_update(plan.flips.slot.tolist())
     program.generation = generation
     return program.ledger.supersede(program.roots())

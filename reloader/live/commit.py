@@ -4,6 +4,8 @@ Nothing here can be seen by the target before `flip`: memory is fresh, and a new
 to nobody yet.
 """
 
+from contextlib import ExitStack
+
 import numpy as np
 
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, SlotId
@@ -21,14 +23,13 @@ STB_LOCAL = 0
 
 def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
     """Return who functions are: local ones belong to their object, others to their name."""
-    keys: list[SlotKey] = []
     symbols = graph.symbols
-    for row in rows:
-        owner = int(symbols.object[row])
-        local = symbols.binding[row] == STB_LOCAL and owner != NO_ROW
-        path, member = graph.objects[owner].key if local else ("", "")
-        keys.append(SlotKey(path, member, symbols.name[row]))
-    return keys
+    local = (symbols.binding[rows] == STB_LOCAL) & (symbols.object[rows] != NO_ROW)
+    homes = [*(file.key for file in graph.objects), ("", "")]
+    owner: list[int] = np.where(local, symbols.object[rows], len(graph.objects)).tolist()
+    names = symbols.name
+    fields = ((*homes[at], names[row]) for at, row in zip(owner, rows.tolist(), strict=True))
+    return list(map(SlotKey._make, fields))
 
 
 def assign_slots(graph: LinkGraph, program: Program) -> None:
@@ -41,10 +42,9 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
     rows = np.flatnonzero(symbols.slot == WANTS_SLOT).astype(np.int32)
     before = len(table)
     original = np.where(symbols.addr[rows] == np.uint64(NO_ADDR), 0, symbols.addr[rows])
-    symbols.slot[rows] = table.take(slot_keys(graph, rows), [int(addr) for addr in original])
+    symbols.slot[rows] = table.take(slot_keys(graph, rows), original.tolist())
     arena.write_stubs(program.arch, before, len(table))
-    for slot in range(before, len(table)):
-        arena.slots[slot] = np.uint64(table.original[slot])
+    arena.slots[before : len(table)] = np.array(table.original[before:], np.uint64)
     has = np.flatnonzero(symbols.slot >= RESERVED)
     stubs = np.uint64(arena.stub_addr(SlotId(0))) + symbols.slot[has].astype(
         np.uint64
@@ -64,15 +64,30 @@ def write_blocks(program: Program, plan: Plan) -> int:
     return written
 
 
-def open_new_slots(program: Program, plan: Plan) -> None:
+def open_new_slots(program: Program, plan: Plan, undo: ExitStack) -> None:
     """Let stubs of new functions lead to their code, which is written: constructors run next.
 
-    Nobody has these stubs' addresses yet. A function that the executable has keeps its code.
+    Nobody has these stubs' addresses yet, or nobody but code of an object that is gone. A
+    function that the executable has keeps its code.
+
+    Args:
+        program: The process.
+        plan: Its bytes are in the arena.
+        undo: Gets what takes this back.
     """
-    flips, slots = plan.flips, program.target.arena.slots
-    for slot, value in zip(flips.slot.tolist(), flips.new.tolist(), strict=True):
-        if slot >= plan.first_slot and not program.table.original[slot]:
-            slots[slot] = np.uint64(value)
+    flips, original = plan.flips, program.table.original
+    new = np.flatnonzero(flips.old == 0)
+    ours = [not original[slot] for slot in flips.slot[new].tolist()]
+    rows = new[np.array(ours, np.bool_)]
+    slots = program.target.arena.slots
+    before = slots[flips.slot[rows]].copy()
+    slots[flips.slot[rows]] = flips.new[rows]
+    undo.callback(_close_again, program, plan, flips.slot[rows], before)
+
+
+def _close_again(program: Program, plan: Plan, slots: I32, before: U64) -> None:
+    if not plan.retained:
+        program.target.arena.slots[slots] = before
 
 
 def in_placed_block(graph: LinkGraph) -> Bool:
@@ -96,11 +111,23 @@ def plan_flips(graph: LinkGraph, program: Program) -> Flips:
     now = slots[symbols.slot[rows]]
     _, held = program.ledger.find(now)
     flips = symbols.changed[rows] | (held != NO_ROW)
-    rows = rows[flips]
-    return Flips(symbols.slot[rows], now[flips].copy(), body_addr(graph)[rows], rows)
+    rows, now = rows[flips], now[flips].copy()
+    now[_of_nobody(graph, program, symbols.slot[rows])] = 0
+    return Flips(symbols.slot[rows], now, body_addr(graph)[rows], rows)
+
+
+def _of_nobody(graph: LinkGraph, program: Program, slots: I32) -> Bool:
+    """Return which slots no live object has: of an object that is loaded again, mostly."""
+    if all(file.key in program.objects for file in graph.objects):
+        return np.zeros(len(slots), np.bool_)
+    used = [live.symbol_slot for live in program.objects.values()]
+    original = np.array([program.table.original[slot] for slot in slots.tolist()], np.uint64)
+    return ~np.isin(slots, np.concatenate([*used, slots[:0]])) & (original == 0)
 
 
 def flip(arena: Arena, slots: I32, values: U64) -> None:
     """Store each slot, one aligned store each; a thread sees the old or the new address."""
-    for slot, value in zip(slots, values, strict=True):
-        arena.slots[slot] = value
+    table = arena.slots
+    rows = np.flatnonzero(table[slots] != values)  # new slots were opened already
+    for slot, value in zip(slots[rows].tolist(), values[rows].tolist(), strict=True):
+        table[slot] = value

@@ -1,4 +1,4 @@
-"""The other processes that run the same program: forked children, which reloads do not reach yet.
+"""Forked children that run the same program, which reloads do not reach yet.
 
 A child shares the slot table and sees code that is written later, but entry jumps and variables
 are its own. Until it is a member of the target, the report has to say that it goes on as it is.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, knowing, road, stops
+from tests.bench import calls, knowing, road, stops, undo
 from tests.bench.figures import Figure, machine, table, write
 
 SMALL, LARGE = 12, 230  # functions: objects of about 7 and 100 KiB
@@ -18,6 +18,7 @@ SMALL, LARGE = 12, 230  # functions: objects of about 7 and 100 KiB
 BENCHES: Final[dict[str, Callable[[Path], list[Figure]]]] = {
     "road": lambda folder: road.measure(folder, SMALL, "small", targets=True),
     "large": lambda folder: road.measure(folder, LARGE, "100 KiB", targets=False),
+    "undo": undo.measure,
     "stops": stops.measure,
     "calls": calls.measure,
     "baseline": lambda _: knowing.measure_baseline(),

@@ -24,7 +24,7 @@ from reloader.answers import (
     TargetAnswer,
 )
 from reloader.client import Client
-from reloader.daemon import serve
+from reloader.serve import serve
 from reloader.engine import Host, SpawnOptions, WatchOptions
 from reloader.errors.base import RefusedError
 from reloader.project import Project

@@ -36,9 +36,11 @@ _WITH_VALUE: Final = {  # option of LLVM's -> ours
     "slab-address": "--base",
 }
 _IGNORED_WITH_VALUE: Final = {"slab-allocate", "slab-page-size", "triple"}
-_FLAGS: Final = {"noexec": "--noexec", "verify": "--noexec", "phony-externals": "--phony-externals",
+_FLAGS: Final = {"noexec": "--noexec", "verify": "--noexec", "printline": "--noexec",
+                "phony-externals": "--phony-externals",
                 "perf-support": "--perf-dump"}  # fmt: skip
-_IGNORED: Final = {"execute", "printline"}
+_RTDYLD: Final = ("--check-name", "rtdyld-check", "--entry", "_main")  # its defaults
+_IGNORED: Final = {"execute"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def tool_folder(*, ours: bool) -> Path:
 
 def translated(tool: str, words: Sequence[str]) -> list[str]:
     """Return the arguments of `reloader link` that mean the same."""
-    result = ["--check-name", "rtdyld-check"] if tool == "llvm-rtdyld" else []
+    result = list(_RTDYLD) if tool == "llvm-rtdyld" else []
     rest = list(words)
     while rest:
         word = rest.pop(0)

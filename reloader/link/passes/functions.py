@@ -17,8 +17,9 @@ from reloader.arch.base import Architecture, Table
 from reloader.elf.object import UNDEFINED
 from reloader.elf.object import UNDEFINED
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
-from reloader.link.graph import LinkGraph, Origin
-from reloader.link.grow import append_edges, lookup
+from reloader.link.graph import Edges, LinkGraph, Origin
+from reloader.link.grow import append_edges, lookup, some_edges
+from reloader.link.kinds import kind_columns
 from reloader.link.names import OWN_BYTES_NAME, matching, named_blocks
 from reloader.link.passes.confirm import confirmed
 from reloader.live.objects import LiveObject
@@ -77,19 +78,22 @@ def _find(starts: tuple[I64, I32], key: I64) -> I32:
     return np.where(places[at] == key, rows[at], NO_ROW).astype(np.int32)
 
 
-def content_fields(graph: LinkGraph) -> I64:
-    """Return (e,) the place in LinkGraph.content of every edge's field."""
-    return graph.blocks.content[graph.edges.block] + graph.edges.offset.astype(np.int64)
+def content_fields(graph: LinkGraph, edges: Edges | None = None) -> I64:
+    """Return (e,) the place in LinkGraph.content of every edge's field, or that of some."""
+    edges = edges or graph.edges
+    return graph.blocks.content[edges.block] + edges.offset
 
 
-def branch_edges(graph: LinkGraph, arch: Architecture) -> Bool:
-    """Return (e,) which edges are the field of a call or jump."""
-    blocks, edges = graph.blocks, graph.edges
-    kinds = arch.kinds
-    plain = kinds["pc"] & (kinds["width"] == 4) & ~kinds["branch"] & (kinds["table"] == 0)
-    rows = np.flatnonzero(plain[edges.kind] & (blocks.region[edges.block] == Region.CODE))
-    branch = kinds["branch"][edges.kind]
-    branch[rows] = arch.is_branch(graph.content, content_fields(graph)[rows])
+def branch_edges(graph: LinkGraph, arch: Architecture, edges: Edges | None = None) -> Bool:
+    """Return (e,) which edges, or which of some, are the field of a call or jump."""
+    blocks, edges = graph.blocks, edges or graph.edges
+    kinds = kind_columns(arch)
+    branch = kinds.branch[edges.kind]
+    rows = np.flatnonzero(kinds.maybe_branch[edges.kind])
+    rows = rows[blocks.region[edges.block[rows]] == Region.CODE]
+    if len(rows):
+        field = content_fields(graph, some_edges(edges, rows))
+        branch[rows] = arch.is_branch(graph.content, field)
     return branch
 
 
@@ -104,7 +108,7 @@ def retarget_section_edges(
     rows = np.flatnonzero(section & ~named_blocks(graph, OWN_BYTES_NAME)[edges.block])
     pc = arch.kinds["pc"][edges.kind[rows]]
     from_code = blocks.region[edges.block[rows]] == Region.CODE
-    field = content_fields(graph)[rows]
+    field = content_fields(graph, some_edges(edges, rows))
     takes = arch.is_branch(graph.content, field) | arch.is_lea(graph.content, field)
     rows, pc = rows[~pc | (from_code & takes)], pc[~pc | (from_code & takes)]
     adjust = np.where(pc, FIELD_TO_NEXT, 0)

@@ -13,8 +13,9 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
-from reloader.link.graph import LinkGraph, Origin
+from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import lookup
+from reloader.link.kinds import kind_columns
 from reloader.link.names import UNWIND_NAME, named_blocks
 from reloader.link.passes.eh_frame import Unwind, unwind_edges
 from reloader.live.objects import LiveObject
@@ -75,15 +76,16 @@ def _named_from_outside(graph: LinkGraph) -> Bool:
     return named
 
 
-def means_start(graph: LinkGraph, arch: Architecture) -> Bool:
-    """Return (e,) which edges mean their symbol itself, not a place at some distance from it.
+def means_start(graph: LinkGraph, arch: Architecture, edges: Edges | None = None) -> Bool:
+    """Return (e,) which edges, or which of some, mean their symbol itself.
 
-    A pc-relative field of code counts from the end of its instruction, thus from the field's.
+    Others mean a place at some distance from it. A pc-relative field of code counts from the
+    end of its instruction, thus from the field's.
     """
-    edges = graph.edges
-    counts = np.where(arch.kinds["pc"], arch.kinds["width"], 0).astype(np.int64)
-    from_code = graph.blocks.region[edges.block] == Region.CODE
-    return edges.addend + np.where(from_code, counts[edges.kind], 0) == 0
+    edges = edges or graph.edges
+    to_next = kind_columns(arch).to_next[edges.kind]
+    to_next[graph.blocks.region[edges.block] != Region.CODE] = 0
+    return edges.addend == -to_next
 
 
 def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:

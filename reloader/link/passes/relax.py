@@ -35,17 +35,14 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
     weak_zero = graph.symbols.addr[edges.symbol[np.maximum(entry, 0)]] == 0
     chosen = plan.done & (entry != NO_ROW) & ~weak_zero
     rows, field, entry = rows[chosen], field[chosen], entry[chosen]
-    before = (edges.kind.copy(), edges.symbol.copy(), edges.addend.copy(), edges.offset.copy())
+    columns = (edges.kind, edges.symbol, edges.addend, edges.offset)
+    before = [column[rows] for column in columns]
     _take(graph, rows, entry, plan, chosen)
-    values = edge_values(graph, arch)
-    fits = np.zeros(len(edges.kind), np.bool_)
-    fits[values.edge] = values.fits
-    back = rows[~fits[rows]]
-    for column, old in zip(
-        (edges.kind, edges.symbol, edges.addend, edges.offset), before, strict=True
-    ):
-        column[back] = old[back]
-    arch.rewrite_got(graph.content, field[fits[rows]])
+    values = edge_values(graph, arch, rows)
+    fits = np.isin(rows, values.edge[values.fits], assume_unique=True)
+    for column, old in zip(columns, before, strict=True):
+        column[rows[~fits]] = old[~fits]
+    arch.rewrite_got(graph.content, field[fits])
 
 
 def _candidates(graph: LinkGraph, arch: Architecture) -> I64:
