@@ -87,7 +87,7 @@ def empty_program(process: Process, image: Image, baseline: Baseline) -> Program
         image=image,
         baseline=baseline,
         table=SlotTable(layout.SLOT_COUNT),
-        index=SymbolIndex(process.resolve, process.thread_offsets),
+        index=SymbolIndex(process.resolve, process.thread_offsets, process.call),
     )
 
 

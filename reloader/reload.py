@@ -108,6 +108,7 @@ def reload(
         clock.step("initialise")
         plan.directory = unwind.publish(program, plan.held, undo)
         thread_local.initialise(program.target, plan.threads)
+        constructors.choose(program, plan)
         constructors.run(program, plan, generation, undo)
 
         clock.step("flip")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from reloader.errors.base import ReloaderError
 from reloader.errors.redirect import NotRedirectableError, Refusal
+from reloader.errors.session import NotLoadedError
 from reloader.link.passes.anew import Anew
 from reloader.live.ending import noticing_the_end
 from reloader.live.linking import link_transaction
@@ -33,8 +34,14 @@ def remap(session: "Session", keys: Sequence[Key]) -> Outcome:
     Args:
         session: The program.
         keys: Live objects.
+
+    Raises:
+        NotLoadedError: One of them is not live (any more).
     """
     began = time.monotonic()
+    for path, member in keys:
+        if (path, member) not in session.program.objects:
+            raise NotLoadedError(f"{path}({member})" if member else path, [])
     objects = [session.program.objects[key].file for key in keys]
     stays = refused(session, Anew(frozenset(keys)))
     names = frozenset(refusal.name.encode() for refusal in stays)

@@ -97,7 +97,10 @@ def test_an_expression_has_its_value(text: str, value: int) -> None:
         ("*{9}a", "Invalid size for dereference."),
         ("*{0}a", "Invalid size for dereference."),
         ("*{4 }a", "Missing '}' for dereference."),
-        ("*{x}a", "Encountered unexpected token 'x' while parsing subexpression 'x}a' expected"),
+        (
+            "*{x}a",
+            "Encountered unexpected token 'x' while parsing subexpression 'x}a' expected",
+        ),
         ("a[3:7]", "Invalid bit range [3:7]"),
         ("a[7]", "expected ':'"),
         ("a[7:0", "expected ']'"),
@@ -189,7 +192,9 @@ R = None  # a register
         ("c3", ()),  # ret
     ],
 )
-def test_operands_are_numbered_as_llvm_does(code: str, operands: tuple[int | None, ...]) -> None:
+def test_operands_are_numbered_as_llvm_does(
+    code: str, operands: tuple[int | None, ...]
+) -> None:
     found = decode(bytes.fromhex(code), X86_64())
     assert found is not None
     assert (found.size, found.operands) == (len(bytes.fromhex(code)), operands)

@@ -71,6 +71,7 @@ def test_owner_tells_object_section_line_generation_and_stub(project: Project) -
         ["check", "hud.o"],
         ["load", "hud.o"],
         ["unload", "hud.o"],
+        ["remap", "hud.o"],
         ["rollback", "1"],
         ["doctor"],
         ["attach", "1"],

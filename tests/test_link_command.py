@@ -1,63 +1,29 @@
-"""`reloader link` and `reloader run FILE.o`: programs without an executable."""
+"""`reloader link`: the linker alone, executed and not."""
 
 import json
 import os
 import re
 import subprocess
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from reloader.host_command import host_command
 from reloader.linker.jitdump import Function, write_dump
 from stubs.build import build
 from tests.support.daemon import CLI
-from tests.support.programs import build_lua, build_sqlite
-
-HELLO = """
-#include <stdio.h>
-#include <stdlib.h>
-static int ready;
-__attribute__((constructor(200))) static void second(void) { puts("second"); }
-__attribute__((constructor(101))) static void first(void) { puts("first"); ready = 1; }
-__attribute__((destructor)) static void last(void) { puts("destructor"); }
-static void at_exit(void) { puts("atexit"); }
-int main(int argc, char **argv)
-{
-    atexit(at_exit);
-    fprintf(stderr, "to stderr\\n");
-    for (int i = 1; i < argc; i++)
-        printf("%s ", argv[i]);
-    printf("%d\\n", ready);
-    return 40 + argc;
-}
-"""
+from tests.support.linker import (
+    HELLO,
+    archive,
+    compile_to,
+    link,
+    lua_words,
+    sqlite_words,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def agent() -> None:
     build()
-
-
-def compile_to(folder: Path, name: str, text: str, *flags: str, cc: str = "gcc") -> Path:
-    source = folder / name
-    source.write_text(text)
-    target = source.with_suffix(".o")
-    subprocess.run([cc, "-c", *flags, name, "-o", target.name], cwd=folder, check=True)
-    return target
-
-
-def link(folder: Path, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, "link", *map(str, words)],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -85,8 +51,7 @@ def test_members_are_pulled_as_they_are_needed(tmp_path: Path) -> None:
     compile_to(tmp_path, "two.c", "int two(void) { return 6; }")
     compile_to(tmp_path, "never.c", "int gone(void); int never(void) { return gone(); }")
     for name in ("one", "two"):
-        command = ["ar", "rcs", f"lib{name}.a", f"{name}.o", "never.o"]
-        subprocess.run(command, cwd=tmp_path, check=True)
+        archive(tmp_path, f"lib{name}.a", f"{name}.o", "never.o")
     done = link(tmp_path, "main.o", "-L", ".", "-l", "two", "-l", "one", "--json")
     assert done.returncode == 7
     members = [Path(name).name for name in json.loads(done.stdout)["objects"]]
@@ -95,7 +60,7 @@ def test_members_are_pulled_as_they_are_needed(tmp_path: Path) -> None:
 
 def test_a_program_that_is_all_archive_starts_with_the_member_of_main(tmp_path: Path) -> None:
     compile_to(tmp_path, "main.c", "int main(void) { return 9; }")
-    subprocess.run(["ar", "rcs", "all.a", "main.o"], cwd=tmp_path, check=True)
+    archive(tmp_path, "all.a", "main.o")
     assert link(tmp_path, "all.a").returncode == 9
 
 
@@ -103,7 +68,11 @@ def test_shared_libraries_are_loaded_by_path_and_by_name(tmp_path: Path) -> None
     (tmp_path / "own.c").write_text("int own(int x) { return x * 3; }")
     command = ["gcc", "-shared", "-fPIC", "own.c", "-o", "libown.so"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    text = "#include <math.h>\nint own(int); int main(int c, char **v) { (void)v; return own((int)floor(c + 3.5)); }"
+    text = """
+    #include <math.h>
+    int own(int);
+    int main(int c, char **v) { (void)v; return own((int)floor(c + 3.5)); }
+    """
     compile_to(tmp_path, "main.c", text)
     assert link(tmp_path, "main.o", "-lm", "--preload", "./libown.so").returncode == 12
     assert link(tmp_path, "main.o", "-lm", "-L", ".", "-l", "own").returncode == 12
@@ -155,6 +124,33 @@ def test_exceptions_unwind_through_linked_frames(tmp_path: Path) -> None:
     assert done.returncode == 6, done.stderr
 
 
+def test_thread_local_variables_start_with_their_values_in_every_thread(tmp_path: Path) -> None:
+    text = """
+    #include <pthread.h>
+    static __thread int own = 7; __thread long zero;
+    static void *work(void *p) { own += 3; zero++; *(int *)p = own; return 0; }
+    int main(void) { pthread_t t; int seen; own = 20;
+        pthread_create(&t, 0, work, &seen); pthread_join(t, 0); return own + seen + (int)zero; }
+    """
+    for flags in (("-O1",), ("-O1", "-fPIC"), ("-O1", "-fno-pic")):
+        compile_to(tmp_path, "main.c", text, *flags)
+        assert link(tmp_path, "main.o").returncode == 30
+        assert link(tmp_path, "main.o", "--noexec", "--phony-externals").returncode == 0
+
+
+def test_an_ifunc_is_what_its_resolver_chooses(tmp_path: Path) -> None:
+    text = """
+    static int two(void) { return 2; }
+    static int three(void) { return 3; }
+    static int (*choose(void))(void) { return two() == 2 ? three : two; }
+    int number(void) __attribute__((ifunc("choose")));
+    int (*pointer)(void) = number;
+    int main(void) { return number() * 10 + pointer() + (pointer == number); }
+    """
+    compile_to(tmp_path, "main.c", text, "-O1")
+    assert link(tmp_path, "main.o").returncode == 34
+
+
 def test_nothing_runs_with_noexec_and_addresses_are_pinned(tmp_path: Path) -> None:
     text = "int missing(int); int data = 5; int main(void) { return missing(data); }"
     compile_to(tmp_path, "main.c", text, "-O1")
@@ -193,10 +189,14 @@ def test_checks_of_an_executed_program_are_made_in_its_memory_before_it_runs(
 
 def test_addresses_graph_and_times_are_shown(tmp_path: Path) -> None:
     compile_to(tmp_path, "main.c", "int data = 5; int main(void) { return data; }")
-    shown = link(tmp_path, "main.o", "--noexec", "--show-addrs", "--show-times", "--base", "0x40000")
-    assert re.search(r"^  0x0000000000040000 .* code   \.text \S+main\.o$", shown.stdout, re.M)
-    assert re.search(r"^  0x0000000000040000 .* main$", shown.stdout, re.M)
-    assert re.search(r"^link +[\d.]+ ms$", shown.stderr, re.M)
+    shown = link(
+        tmp_path, "main.o", "--noexec", "--show-addrs", "--show-times", "--base", "0x40000"
+    )
+    assert re.search(
+        r"^  0x0000000000041000 .* code   \.text \S+main\.o$", shown.stdout, re.MULTILINE
+    )
+    assert re.search(r"^  0x0000000000041000 .* main$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^link +[\d.]+ ms$", shown.stderr, re.MULTILINE)
     graph = link(tmp_path, "main.o", "--noexec", "--show-graph").stdout
     assert "R_X86_64_PC32 data -0x4" in graph
     answer = json.loads(link(tmp_path, "main.o", "--noexec", "--json").stdout)
@@ -233,47 +233,44 @@ def test_a_jitdump_is_laid_out_as_perf_reads_it(tmp_path: Path) -> None:
     assert record[-3:] == b"f\0\xc3"
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "told"),
-    [
-        (("none.o",), 1, "none.o: cannot be read: No such file or directory. Nothing was changed."),
-        (("text.o",), 1, "text.o"),
-        (("main.o", "-lnone"), 1, "-lnone: no libnone.so or libnone.a in /usr/local/lib, "),
-        (("main.o", "--preload", "./none.so"), 1, "./none.so: cannot be loaded: ./none.so: cannot"
-         " open shared object file: No such file or directory. Nothing was changed."),
-        (("main.o", "--entry", "mian"), 1, "mian: no linked object defines it, so there is nothing"
-         " to call. Did you mean main? Nothing was changed. Name another function with --entry, or"
-         " link only, with --noexec."),
-        (("main.o", "--alias", "a=b"), 1, "--alias a=b: b is defined nowhere. Nothing was changed."),
-        (("main.o", "--base", "0x1000"), 1, "--base pins addresses that a process may not have free."
-         " Nothing was changed. Use it with --noexec."),
-        (("main.o", "--noexec", "--map-section", "main.o,.none=0x1000"), 1,
-         "--map-section main.o,.none: no such section is linked; there is: .text"),
-        (("main.o", "--map-section", "main.o=0x1000"), 2, "give FILE,SECTION=ADDR"),
-        (("main.o", "--define-abs", "x"), 2, "`x` is not of the form NAME=ADDR"),
-        (("main.o", "--base", "nine"), 2, "`nine` is not an address of 64 bits"),
-        (("wants.o",), 1, "gone is not defined anywhere"),
-        (("wants.o", "--noexec"), 1, "gone is not defined anywhere"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_linked_is_told_with_the_remedy(
-    words: tuple[str, ...], status: int, told: str, tmp_path: Path
-) -> None:
+WRONG = {
+    "none.o": "none.o: cannot be read: No such file or directory. Nothing was changed.",
+    "text.o": "text.o",
+    "main.o -lnone": "-lnone: no libnone.so or libnone.a in /usr/local/lib, ",
+    "main.o --preload ./none.so": (
+        "./none.so: cannot be loaded: ./none.so: cannot open shared object file: "
+        "No such file or directory. Nothing was changed."
+    ),
+    "main.o --entry mian": (
+        "mian: no linked object defines it, so there is nothing to call. Did you mean main? "
+        "Nothing was changed. Name another function with --entry, or link only, with --noexec."
+    ),
+    "main.o --alias a=b": "--alias a=b: b is defined nowhere. Nothing was changed.",
+    "main.o --base 0x1000": (
+        "--base pins addresses that a process may not have free. Nothing was changed. "
+        "Use it with --noexec."
+    ),
+    "main.o --noexec --map-section main.o,.none=0x1000": (
+        "--map-section main.o,.none: no such section is linked; there is: .text"
+    ),
+    "wants.o": "gone is not defined anywhere",
+    "wants.o --noexec": "gone is not defined anywhere",
+}
+MISUSED = {
+    "main.o --map-section main.o=0x1000": "give FILE,SECTION=ADDR",
+    "main.o --define-abs x": "`x` is not of the form NAME=ADDR",
+    "main.o --base nine": "`nine` is not an address of 64 bits",
+}
+
+
+@pytest.mark.parametrize("words", [*WRONG, *MISUSED])
+def test_what_cannot_be_linked_is_told_with_the_remedy(words: str, tmp_path: Path) -> None:
     compile_to(tmp_path, "main.c", "int main(void) { return 0; }")
     compile_to(tmp_path, "wants.c", "int gone(void); int main(void) { return gone(); }")
     (tmp_path / "text.o").write_text("no object")
-    done = link(tmp_path, *words)
-    assert told in done.stderr
-    assert done.returncode == status
-
-
-def lua_words() -> list[str]:
-    lua = build_lua()
-    return [str(lua.folder / "lua.o"), str(lua.folder / "liblua.a"), "-lm"]
-
-
-def sqlite_words() -> list[str]:
-    return [*map(str, build_sqlite().objects), "-lreadline", "-lz", "-lm"]
+    done = link(tmp_path, *words.split())
+    assert (WRONG | MISUSED)[words] in done.stderr
+    assert done.returncode == (1 if words in WRONG else 2)
 
 
 def test_the_objects_of_lua_run_a_script(tmp_path: Path) -> None:
@@ -286,104 +283,3 @@ def test_the_objects_of_sqlites_shell_answer_a_query(tmp_path: Path) -> None:
     query = "create table t(a);\ninsert into t values(20),(22);\nselect sum(a) from t;\n"
     done = link(tmp_path, *sqlite_words(), stdin=query)
     assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
-    """A folder with a daemon of its own, which ends with the test."""
-    run = tmp_path / "run"
-    run.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run))
-    folder = tmp_path / "game"
-    folder.mkdir()
-    yield folder
-    subprocess.run([*CLI, "stop"], cwd=folder, capture_output=True, check=False)
-
-
-def run(folder: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, "run", *words], cwd=folder, input=stdin, capture_output=True, text=True,
-        timeout=100, check=False,
-    )  # fmt: skip
-
-
-def test_run_takes_objects_in_place_of_a_program(project: Path) -> None:
-    compile_to(project, "hello.c", HELLO)
-    done = run(project, "hello.o", "--", "one", "--two")
-    assert done.stdout == "first\nsecond\none --two 1\natexit\ndestructor\n"
-    assert done.returncode == 43
-    assert "hello.o" in done.stderr
-
-
-def test_run_of_objects_that_do_not_link_says_why_and_ends_with_1(project: Path) -> None:
-    compile_to(project, "main.c", "int gone(void); int main(void) { return gone(); }")
-    done = run(project, "main.o")
-    assert done.returncode == 1
-    assert "gone is not defined anywhere" in done.stderr
-    compile_to(project, "lib.c", "int lib(void) { return 1; }")
-    done = run(project, "lib.o")
-    assert done.returncode == 1
-    assert "main: no linked object defines it" in done.stderr
-
-
-def test_run_of_lua_and_of_sqlites_shell_works_from_their_objects(project: Path) -> None:
-    (project / "t.lua").write_text("print(string.format('%d', 6 * 7)) os.exit(5)")
-    done = run(project, "--quiet", *lua_words(), "--", "t.lua")
-    assert (done.stdout, done.returncode) == ("42\n", 5), done.stderr
-    done = run(project, "--quiet", *sqlite_words(), stdin="select 6 * 7;\n")
-    assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
-
-
-MAIN = """
-#include <stdio.h>
-int answer(int);
-int main(void) { int n; setvbuf(stdout, NULL, _IOLBF, 0);
-    while (scanf("%d", &n) == 1) printf("%d\\n", answer(n)); return 0; }
-"""
-ANSWER = "static int calls; int answer(int n) { return n %s 2 + 100 * ++calls; }"
-
-
-def test_objects_and_archive_members_reload_in_a_program_without_executable(
-    project: Path,
-) -> None:
-    compile_to(project, "main.c", MAIN)
-    compile_to(project, "answer.c", ANSWER % "+")
-    subprocess.run(["ar", "rcs", "all.a", "answer.o"], cwd=project, check=True)
-    process = subprocess.Popen(
-        [*CLI, "run", "main.o", "all.a"], cwd=project, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    with process:
-        assert process.stdin
-        assert process.stdout
-
-        def ask() -> int:
-            assert process.stdin
-            assert process.stdout
-            process.stdin.write("10\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        assert ask() == 112
-        compile_to(project, "answer.c", ANSWER % "*")
-        subprocess.run(["ar", "rcs", "new.a", "answer.o"], cwd=project, check=True)
-        (project / "new.a").rename(project / "all.a")
-        waited = [*CLI, "wait", "--generation", "2", "--timeout", "20"]
-        subprocess.run(waited, cwd=project, check=True, capture_output=True)
-        assert ask() == 220  # new code, and `calls` went on
-        process.stdin.close()
-        assert process.wait(20) == 0
-
-
-def test_words_before_the_dashes_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    compile_to(tmp_path, "main.c", "int main(void) { return 0; }")
-    subprocess.run(["ar", "rcs", "all.a", "main.o"], check=True)
-    command = host_command(["main.o", "all.a", "-lm", "-Llib", "--", "-l", "x.o"])
-    assert command is not None
-    here = str(tmp_path)
-    assert command.words == (f"{here}/main.o", f"{here}/all.a", "-lm", f"-L{here}/lib")
-    assert command.watch == (f"{here}/main.o", f"{here}/all.a")
-    assert command.argv == ("main.o", "-l", "x.o")
-    assert host_command(["/bin/true", "main.o"]) is None
-    assert host_command(["none.o"]) is None

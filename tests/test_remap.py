@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reloader.errors.session import NotLoadedError
 from reloader.ids import NO_ADDR, Region
 from reloader.session import Session
 from tests.support.road import MAIN, Program, attached, reload
@@ -181,3 +182,70 @@ def test_a_later_daemon_finds_what_was_moved(tmp_path: Path) -> None:
             assert program.ask(4) == 10
     finally:
         program.stop()
+
+
+def test_an_object_that_is_not_live_cannot_be_moved(tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    program.compile(main=MAIN, table=TABLE, user=USER)
+    program.link()
+    program.start()
+    try:
+        with attached(program) as session:
+            with pytest.raises(NotLoadedError) as caught:
+                session.remap(("nobody.o", ""))
+            assert str(caught.value) == (
+                "nobody.o: not loaded in this program. Nothing was changed."
+            )
+    finally:
+        program.stop()
+
+
+def test_a_function_that_runs_finishes_in_its_old_place(tmp_path: Path) -> None:
+    text = """
+    #include <stdio.h>
+    #include <stdlib.h>
+    int total;
+    int answer(int n)
+    {
+        char line[64];
+        total += n;
+        while (n == 7 && fgets(line, sizeof line, stdin)) {
+            if (atoi(line) == 8) return total;
+            printf("%d\\n", ++total);
+        }
+        return total;
+    }
+    """
+    program = Program(tmp_path)
+    program.compile(main=MAIN, loop=text)
+    program.link()
+    program.start()
+    key = (str(tmp_path / "loop.o"), "")
+    try:
+        assert program.ask(1) == 1
+        with attached(program) as session:
+            assert session.remap(key).state == "live"
+            first = places(session, key, "answer")[0]
+            say(program, "7\n1\n")
+            assert program.line() == "9"
+            assert session.remap(key).state == "live"
+            session.retiring.attempt()
+            waiting = [row for row in session.retiring.superseded() if row.generation == 1]
+            assert any(
+                row.allocation.addr <= first < row.allocation.addr + row.allocation.size
+                for row in waiting
+            )
+            assert program.ask(8) == 9
+            assert program.ask(1) == 10
+            report = session.retiring.attempt()
+            assert {row.generation for row in report.freed} == {1}
+            assert program.ask(1) == 11
+    finally:
+        program.stop()
+
+
+def say(program: Program, text: str) -> None:
+    assert program.process is not None
+    assert program.process.stdin is not None
+    program.process.stdin.write(text)
+    program.process.stdin.flush()

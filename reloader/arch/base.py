@@ -84,6 +84,7 @@ class Architecture(Protocol):
     kinds: NDArray[np.void]  # (k,) KIND
     kind_of_number: NDArray[np.int32]  # (max number + 1,) row of `kinds`, or NO_ROW
     shims: dict[bytes, Shim]  # what the C library leaves to the linker, by name
+    far_jump: Shim  # leads on through a GOT entry, whose symbol is that of its only field
     stub_size: int
     trap: bytes  # fills freed code and the gaps between functions
     capstone: tuple[int, int]  # arguments of capstone.Cs

@@ -7,7 +7,7 @@ import numpy as np
 from reloader.arch import x86_64_far, x86_64_lengths, x86_64_rewrite
 from reloader.arch.base import FarAccess, Rewritten
 from reloader.arch.x86_64_kinds import KINDS, NUMBERS, kind
-from reloader.arch.x86_64_shims import SHIMS
+from reloader.arch.x86_64_shims import FAR_JUMP, SHIMS
 from reloader.errors.linking import FixupRangeError, RangeRow
 from reloader.ids import I64, U8, U64, Bool
 
@@ -36,6 +36,7 @@ class X86_64:  # noqa: N801  the architecture's own name
     kinds = KINDS
     kind_of_number = NUMBERS
     shims = SHIMS
+    far_jump = FAR_JUMP
     stub_size: int = 16
     trap: bytes = b"\xcc"  # int3
     capstone: tuple[int, int] = (3, 8)  # CS_ARCH_X86, CS_MODE_64

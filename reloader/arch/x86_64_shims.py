@@ -27,6 +27,10 @@ _FORK: Final = _shim(
     "e900000000",  # jmp __register_atfork(prepare, parent, child, handle)
     7, 12, b"__register_atfork",
 )  # fmt: skip
+FAR_JUMP: Final = Shim(
+    bytes.fromhex("f30f1efa ff2500000000"),  # endbr64; jmp *entry(%rip)
+    ((6, kind("GOTPCREL"), b""),),
+)
 SHIMS: Final = {
     b"atexit": _shim(
         "f30f1efa 31f6 488d1500000000"  # endbr64; xor %esi, %esi; lea __dso_handle(%rip), %rdx

@@ -18,43 +18,38 @@ if TYPE_CHECKING:
     from reloader.linker.request import Request, Result
 
 
-class Pair(click.ParamType):
-    """`NAME=VALUE`."""
+def address(text: str) -> int:
+    """Return the number that `0x…` or a decimal means.
 
-    name = "pair"
+    Raises:
+        BadParameter: It is none of 64 bits.
+    """
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 64:
+        message = f"`{text}` is not an address of 64 bits"
+        raise click.BadParameter(message)
+    return number
 
-    def convert(
-        self,
-        value: str,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[str, str]:
-        """Return both sides."""
-        left, equals, right = value.rpartition("=")
+
+def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else address(value)
+
+
+def _pairs(
+    _ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    """Take `NAME=VALUE` apart."""
+    pairs: list[tuple[str, str]] = []
+    for text in values:
+        left, equals, right = text.rpartition("=")
         if not equals or not left or not right:
-            self.fail(f"`{value}` is not of the form {param.metavar if param else ''}", param, ctx)
-        return left, right
-
-
-class Number(click.ParamType):
-    """An address: `0x…` or decimal."""
-
-    name = "address"
-
-    def convert(
-        self,
-        value: str | int,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> int:
-        """Return the number."""
-        try:
-            number = value if isinstance(value, int) else int(value, 0)
-        except ValueError:
-            number = -1
-        if not 0 <= number < 1 << 64:
-            self.fail(f"`{value}` is not an address of 64 bits", param, ctx)
-        return number
+            message = f"`{text}` is not of the form {param.metavar}"
+            raise click.BadParameter(message)
+        pairs.append((left, right))
+    return pairs
 
 
 def _option(*names: str, **given: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's own
@@ -66,15 +61,19 @@ def _option(*names: str, **given: Any) -> Callable[[Any], Any]:  # noqa: ANN401 
 @click.option("--noexec", is_flag=True, help="Link into our own memory and run nothing.")
 @click.option("--entry", default="main", metavar="SYM", help="The function to call (main).")
 @_option("--args", metavar="ARG", help="An argument of the entry; may be given several times.")
-@_option("--define-abs", type=Pair(), metavar="NAME=ADDR", help="Define a name as an address.")
-@_option("--alias", type=Pair(), metavar="A=B", help="Define A as another name of B.")
+@_option(
+    "--define-abs", callback=_pairs, metavar="NAME=ADDR", help="Define a name as an address."
+)
+@_option("--alias", callback=_pairs, metavar="A=B", help="Define A as another name of B.")
 @click.option("--phony-externals", is_flag=True, help="Put undefined names at address 0.")
 @_option("--preload", metavar="LIB", help="Load a shared library first.")
 @_option("-l", "libraries", metavar="NAME", help="Link with libNAME.so or libNAME.a.")
 @_option("-L", "folders", metavar="DIR", help="Look for libraries there first.")
-@click.option("--base", type=Number(), metavar="ADDR", help="Link to this address (--noexec).")
+@click.option(
+    "--base", callback=_address, metavar="ADDR", help="Link to this address (--noexec)."
+)
 @_option(
-    "--map-section", type=Pair(), metavar="FILE,SECTION=ADDR",
+    "--map-section", callback=_pairs, metavar="FILE,SECTION=ADDR",
     help="Put one section at an address (--noexec).",
 )  # fmt: skip
 @_option(
@@ -138,14 +137,13 @@ def _request(given: dict[str, Any]) -> Request:
     """Return the request that the options mean."""
     from reloader.linker.request import Request  # noqa: PLC0415 - as above
 
-    number = Number()
     sections: dict[tuple[str, str], int] = {}
     for place, addr in given["map_section"]:
         file, comma, section = place.partition(",")
         if not comma:
             message = f"--map-section {place}: give FILE,SECTION=ADDR"
             raise click.UsageError(message)
-        sections[file, section] = number.convert(addr, None, None)
+        sections[file, section] = address(addr)
     return Request(
         files=given["files"],
         libraries=given["libraries"],
@@ -153,10 +151,7 @@ def _request(given: dict[str, Any]) -> Request:
         preload=given["preload"],
         harness=given["harness"],
         entry=given["entry"],
-        absolutes={
-            name.encode(): number.convert(addr, None, None)
-            for name, addr in given["define_abs"]
-        },
+        absolutes={name.encode(): address(addr) for name, addr in given["define_abs"]},
         aliases={name.encode(): target.encode() for name, target in given["alias"]},
         sections=sections,
         phony=given["phony_externals"],

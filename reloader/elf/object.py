@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reloader.elf.fingerprint import Fingerprint
 from reloader.ids import I32, U8, U32
 
 UNDEFINED: Final = -1  # symbol_sections: defined elsewhere (SHN_UNDEF)
@@ -27,7 +28,7 @@ class ObjectFile:
 
     path: str  # absolute path of the file
     member: str  # archive member name, "" for a plain object
-    digest: str  # hex blake2b-128 of `data`
+    fingerprint: Fingerprint  # of `data`
     data: U8  # (size,) the bytes, read-only
     machine: int  # e_machine
     sections: NDArray[np.void]  # (s,) SHDR
@@ -46,6 +47,11 @@ class ObjectFile:
     def name(self) -> str:
         """The object as shown to people: `path` or `path(member)`."""
         return f"{self.path}({self.member})" if self.member else self.path
+
+    @property
+    def digest(self) -> str:
+        """The bytes' name: hex blake2b-128 of `data`."""
+        return self.fingerprint.hex()
 
     @property
     def key(self) -> tuple[str, str]:

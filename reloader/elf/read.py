@@ -5,7 +5,6 @@ comparisons, and nothing allocates more than a small multiple of the file: table
 to claim more are refused.
 """
 
-from hashlib import blake2b
 from mmap import mmap
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from reloader.elf.complete import is_complete
 from reloader.elf.constants import EM_X86_64, SHT_NOBITS, SHT_NULL, SHT_STRTAB
+from reloader.elf.fingerprint import Fingerprint
 from reloader.elf.groups import read_groups
 from reloader.elf.header import Header, read_header, section_table
 from reloader.elf.names import read_names
@@ -64,6 +64,7 @@ def read_object(
     raw = snapshot(data)
     name = f"{path}({member})" if member else path
     header = read_header(raw, name, machine)
+    fingerprint = Fingerprint(raw)
     sections = section_table(raw, name, header.section_offset, header.section_count)
     check_sections(raw, sections, name)
     section_names = read_section_names(raw, sections, header, name)
@@ -74,7 +75,7 @@ def read_object(
     return ObjectFile(
         path=path,
         member=member,
-        digest=blake2b(raw.data, digest_size=16).hexdigest(),
+        fingerprint=fingerprint,
         data=raw,
         machine=header.machine,
         sections=sections,

@@ -19,6 +19,7 @@ from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, Unknow
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, Bool, Region
 from reloader.link.comdat import bind_lost_locals, lost_groups
 from reloader.link.graph import Blocks, Edges, LinkGraph, Origin, Symbols
+from reloader.link.kinds import kind_columns
 from reloader.link.names import named_sections
 
 SHT_NOBITS, STT_TLS = 8, 6
@@ -221,22 +222,26 @@ def _edges_of(
     raw: Any = joined([file.relocations for file in files])
     counts = [len(file.relocations) for file in files]
     firsts = np.cumsum([0, *(len(file.symbols) for file in files)])[:-1]
-    first = np.repeat(firsts, counts)
+    first = np.repeat(firsts.astype(np.int32), counts)
     block = joined(
         [table[f.relocation_sections] for f, table in zip(files, block_of_section, strict=True)]
     ).astype(np.int32)
-    kept = (block >= 0) & (blocks.region[block] != Region.NONE)
-    block, raw, first = block[kept], raw[kept], first[kept]
-    offset = raw["r_offset"].astype(np.int64)
-    key = (block.astype(np.int64) << 32) | offset
-    if not bool((np.diff(key) >= 0).all()):
+    kept = (blocks.region != Region.NONE)[block] & (block >= 0)
+    if not bool(kept.all()):
+        block, raw, first = block[kept], raw[kept], first[kept]
+    offset = raw["r_offset"].astype(np.uint32)
+    key = block.astype(np.int64)
+    key <<= 32
+    key |= offset
+    if not bool((key[1:] >= key[:-1]).all()):
         order = np.argsort(key, kind="stable")
         block, raw, first, offset = block[order], raw[order], first[order], offset[order]
+    first += raw["r_sym"]
     edges = Edges(
         block=block,
-        offset=offset.astype(np.uint32),
+        offset=offset,
         kind=_kinds_of(files, blocks, block, raw, arch),
-        symbol=(first + raw["r_sym"]).astype(np.int32),
+        symbol=first,
         addend=raw["r_addend"].astype(np.int64),
         live=np.ones(len(block), np.bool_),
     )
@@ -252,9 +257,9 @@ def _kinds_of(
     arch: Architecture,
 ) -> Any:  # noqa: ANN401
     """Return the kind row of every relocation; refuse all unknown ones at once."""
-    number = raw["r_type"].astype(np.int64)
+    number = raw["r_type"]
     known = arch.kind_of_number
-    row = known[np.minimum(number, len(known) - 1)]
+    row = known[np.minimum(number, len(known) - 1)].astype(np.int16)
     bad = np.flatnonzero((number >= len(known)) | (row == NO_ROW))
     if len(bad):
         places = [_place(files, blocks, int(block[i]), int(raw["r_offset"][i])) for i in bad]
@@ -266,17 +271,17 @@ def _kinds_of(
 def _check_fields(
     files: Sequence[ObjectFile], blocks: Blocks, edges: Edges, arch: Architecture
 ) -> None:
-    width = arch.kinds["width"][edges.kind].astype(np.int64)
-    filled = blocks.content[edges.block] >= 0
-    size = np.where(filled, blocks.size[edges.block], 0).astype(np.int64)
-    bad = np.flatnonzero((edges.offset.astype(np.int64) + width > size) & (width > 0))
+    width = kind_columns(arch).width[edges.kind]
+    size = np.where(blocks.content >= 0, blocks.size, 0).astype(np.int64)
+    past = (size[edges.block] - edges.offset < width) & (width > 0)
+    bad = np.flatnonzero(past)
     if len(bad):
         rows = [
             FieldRow(
                 _place(files, blocks, int(edges.block[i]), int(edges.offset[i])),
                 str(arch.kinds["name"][edges.kind[i]]),
                 int(width[i]),
-                int(size[i]),
+                int(size[edges.block[i]]),
             )
             for i in bad
         ]

@@ -78,6 +78,9 @@ def append_edges(graph: LinkGraph, count: int, **columns: Any) -> None:  # noqa:
     if not count:
         return
     _extend(edges, count, {"live": True, "addend": 0} | columns)
-    order = np.argsort((edges.block.astype(np.int64) << 32) | edges.offset, kind="stable")
+    key = (edges.block.astype(np.int64) << 32) | edges.offset
+    if bool((key[1:] >= key[:-1]).all()):
+        return
+    order = np.argsort(key, kind="stable")
     for name in Edges.__dataclass_fields__:
         setattr(edges, name, getattr(edges, name)[order])

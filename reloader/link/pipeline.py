@@ -19,7 +19,9 @@ from reloader.link.layout import Allocate, Placed, place
 from reloader.link.passes.build_tables import build_tables
 from reloader.link.passes.eh_frame import Unwind, cut_eh_frame, read_unwind, write_eh_frame_hdr
 from reloader.link.passes.far_data import reach_far_data
+from reloader.link.passes.far_functions import reach_far_functions
 from reloader.link.passes.functions import bind_functions, mark_functions
+from reloader.link.passes.ifunc import choices, split_ifuncs
 from reloader.link.passes.libc_symbols import add_handles, add_shims
 from reloader.link.passes.mark_live import mark_live
 from reloader.link.passes.relax import relax_got
@@ -69,6 +71,7 @@ class Linked:
     unwind: Unwind  # `header` is the block of the transaction's .eh_frame_hdr, or NO_ROW
     # (offset from the thread pointer, initial bytes) of each new thread-local variable
     thread_values: list[tuple[int, bytes]]
+    choices: list[tuple[int, int]]  # (slot, address of the resolver) of each IFUNC
 
 
 def read_graph(
@@ -126,8 +129,10 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     pieces = place_thread_locals(graph, setting.take_thread_room)
     refuse_new_thread_locals(graph, arch, lines)
     # Every thread-local variable that is used has its offset from the thread pointer.
+    reach_far_functions(graph, arch, setting.arena)
     reach_far_data(graph, arch, setting.arena)
-    build_tables(graph, arch, setting.arena, lines)
+    resolvers = split_ifuncs(graph)
+    build_tables(graph, arch, setting.arena)
     # Sizes are final from here.
     setting.assign_slots(graph)
     placed = place(graph, setting.allocate)
@@ -142,4 +147,4 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     write_eh_frame_hdr(graph, unwind)
     if hooks:
         hooks.at(Border.POST_FIXUP, graph, arch)
-    return Linked(graph, placed, unwind, initial_values(graph, pieces))
+    return Linked(graph, placed, unwind, initial_values(graph, pieces), choices(graph, resolvers))

@@ -24,9 +24,7 @@ class Wishes:
 
     aliases: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     # (file name, section) -> address
-    sections: Mapping[tuple[str, str], int] = field(
-        default_factory=dict[tuple[str, str], int]
-    )
+    sections: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     harness: frozenset[str] = frozenset()  # paths of the objects that test the others
 
 
@@ -70,7 +68,8 @@ def definitions(graph: LinkGraph, *, local: bool = False) -> dict[bytes, int]:
         [symbols.binding[rows] == STB_LOCAL, symbols.binding[rows] == STB_WEAK], [2, 1], 0
     )
     found: dict[bytes, int] = {}
-    for row in rows[np.argsort(rank, kind="stable")].tolist():
+    order: list[int] = rows[np.argsort(rank, kind="stable")].tolist()
+    for row in order:
         found.setdefault(symbols.name[row], row)
     return found
 

@@ -9,8 +9,9 @@
 
 Numbers are unsigned and wrap at 64 bits. A load takes a whole expression, so `*{4}a+4` reads at
 a + 4. No space may follow a number where an operator is to come: `x + 1` is an expression,
-`1 + x` is not. These are the language's own rules, kept so that LLVM's tests mean here what they
-mean there. Inside a load a name is where the linker has the bytes, outside where they will be.
+`1 + x` is not. These are the language's own rules, kept so that LLVM's tests mean here what
+they mean there. Inside a load a name is where the linker has the bytes, outside where they will
+be.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.linker import ExpressionError
 from reloader.ids import NO_ADDR, NO_ROW, U8
@@ -49,9 +48,7 @@ class Memory:
 def placed_parts(linked: Linked, arch: Architecture) -> list[tuple[int, U8]]:
     """Return (address, bytes) of every block, pinned ones too; gaps belong to their block."""
     graph, blocks = linked.graph, linked.graph.blocks
-    parts = [
-        (int(item.allocation.addr), image(graph, item, arch)) for item in linked.placed
-    ]
+    parts = [(int(item.allocation.addr), image(graph, item, arch)) for item in linked.placed]
     ends = [(start, start + len(data)) for start, data in parts]
     known = blocks.live & (blocks.addr != np.uint64(NO_ADDR))
     for block in np.flatnonzero(known).tolist():
@@ -87,13 +84,13 @@ class LinkedFacts:
         self.arch = arch
         self._read, self._stub_addr, self._slot_addr = read, stub_addr, slot_addr
         self._rows = self._known_rows()
-        self._unloaded: dict[int, tuple[ObjectFile, int]] = {}
+        self._unloaded: dict[int, U8] = {}
 
     def _known_rows(self) -> dict[str, int]:
         """Return the row of each name; what the objects define first."""
         graph = self.graph
-        rows = {name.decode("utf-8", "replace"): row
-                for name, row in definitions(graph, local=True).items() if name}  # fmt: skip
+        known = definitions(graph, local=True).items()
+        rows = {name.decode("utf-8", "replace"): row for name, row in known if name}
         for row in np.flatnonzero(graph.symbols.addr != np.uint64(NO_ADDR)).tolist():
             rows.setdefault(graph.symbols.name[row].decode("utf-8", "replace"), row)
         return rows
@@ -109,8 +106,8 @@ class LinkedFacts:
         found = self._decode(name, offset)
         if index >= len(found.operands):
             message = (
-                f"Invalid operand index '{index}' for instruction '{name}'. Instruction has only "
-                f"{len(found.operands)} operands.\nInstruction is:\n  {found.text}"
+                f"Invalid operand index '{index}' for instruction '{name}'. Instruction has "
+                f"only {len(found.operands)} operands.\nInstruction is:\n  {found.text}"
             )
             raise ExpressionError(message)
         value = found.operands[index]
@@ -177,7 +174,8 @@ class LinkedFacts:
         if not inside:
             return 0
         addr = _UNLOADED + (block << 32)
-        self._unloaded[addr] = (self.graph.objects[row], int(self.graph.blocks.section[block]))
+        place = int(self.graph.blocks.section[block])
+        self._unloaded[addr] = self.graph.objects[row].section_bytes(place)
         return addr
 
     def load(self, addr: int, size: int) -> int:
@@ -191,8 +189,7 @@ class LinkedFacts:
     def _bytes(self, addr: int, size: int) -> bytes:
         start = addr >> 32 << 32
         if start in self._unloaded:
-            file, section = self._unloaded[start]
-            return file.section_bytes(section)[addr - start :][:size].tobytes()
+            return self._unloaded[start][addr - start :][:size].tobytes()
         try:
             return bytes(self._read(addr, size))
         except ExpressionError:

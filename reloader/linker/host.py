@@ -21,26 +21,23 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.x86_64 import X86_64
-from reloader.elf.archive import read_archive
-from reloader.elf.object import ObjectFile
 from reloader.errors.linker import EntryMissingError, LibraryLoadError
 from reloader.ids import Addr, Generation, Region, SlotId
-from reloader.inputs import defined_names, wanted_names
 from reloader.link.layout import image
 from reloader.link.pipeline import Setting
 from reloader.linker.alone import definitions, link_alone, symbol_addr
 from reloader.linker.facts import LinkedFacts
-from reloader.linker.inputs import pull_members
 from reloader.linker.jitdump import Function, dump_folder, write_dump
 from reloader.linker.names import Names
 from reloader.linker.request import Request, Result, Times, arrays
 from reloader.live.baseline import match_baseline
 from reloader.live.commit import assign_slots
 from reloader.live.inject import Adopted, adopt
-from reloader.live.linking import unwind_header
+from reloader.live.linking import take_thread_room, unwind_header
 from reloader.live.next_version import hold
 from reloader.live.process import Process
 from reloader.live.program import Program
+from reloader.live.thread_local import ThreadValue, ThreadValues, initialise
 from reloader.live.unwind import publish
 from reloader.opening import empty_program, index_symbols, running_image
 from reloader.sources import source_line
@@ -48,7 +45,6 @@ from reloader.spawn import agent_environment, socket_pair, start_program
 from stubs import layout
 
 GO: Final = b"reloader_host_go"
-STATIC_PART: Final = "/usr/lib/x86_64-linux-gnu/libc_nonshared.a"
 STT_FUNC: Final = 2
 _RTLD_NOW_GLOBAL: Final = 0x102
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -164,7 +160,7 @@ def link_executed(request: Request, host: Host, times: Times) -> Result:
     with times.step("read"):
         inputs = request.read()
         load_libraries(process, inputs.libraries)
-        objects = complete(inputs.all_objects([request.entry.encode()]), program)
+        objects = inputs.all_objects([request.entry.encode()])
     names = Names(request.absolutes, request.aliases, program.index, request.phony)
     arena = process.arena
     with times.step("link"):
@@ -176,15 +172,20 @@ def link_executed(request: Request, host: Host, times: Times) -> Result:
             assign_slots=partial(assign_slots, program=program),
             allocate=arena.allocate,
             lines=source_line,
+            take_thread_room=partial(take_thread_room, program, ExitStack()),
         )
         linked = link_alone(objects, setting, names, request.wishes())
     with times.step("write"):
         for item in linked.placed:
             data = image(linked.graph, item, program.arch)
             arena.view(item.allocation.addr, len(data))[:] = data
+        values = [ThreadValue(*pair) for pair in linked.thread_values]
+        initialise(process, ThreadValues(values))
         header = unwind_header(linked)
         held = hold(linked.graph, linked.placed, program.ledger, Generation(0), header)
         publish(program, held, ExitStack())
+        for slot, resolver in linked.choices:  # IFUNCs
+            arena.slots[slot] = np.uint64(process.call(Addr(resolver)))
     facts = LinkedFacts(
         linked.graph,
         process.read,
@@ -193,20 +194,6 @@ def link_executed(request: Request, host: Host, times: Times) -> Result:
         program.arch,
     )
     return Result(linked, facts, objects, times)
-
-
-def complete(objects: Sequence[ObjectFile], program: Program) -> list[ObjectFile]:
-    """Add what every program gets of the C library's static part: `atexit` and its like."""
-    part = Path(STATIC_PART)
-    if not part.is_file():  # without a compiler's packages; a missing name will be told
-        return list(objects)
-    archive = read_archive(STATIC_PART, part.read_bytes())
-    defined = set[bytes]().union(*map(defined_names, objects))
-    wanted = sorted(set[bytes]().union(*map(wanted_names, objects)) - defined)
-    wanted = [name for name in wanted if name in archive.symbols]
-    found = program.index.find(wanted).found.tolist()
-    needed = [name for name, known in zip(wanted, found, strict=True) if not known]
-    return [*objects, *pull_members([], [archive], needed)]
 
 
 def dump_for_perf(result: Result, host: Host) -> Path:

@@ -24,7 +24,7 @@ SYSTEM_FOLDERS: Final = (
 )  # fmt: skip
 _ELF: Final = b"\x7fELF"
 _ET_DYN: Final = 3
-# what an ld script says that stands in place of a library: GROUP ( /lib/libm.so.6 AS_NEEDED ( ... ) )
+# an ld script in place of a library: GROUP ( /lib/libm.so.6 AS_NEEDED ( ... ) )
 _SCRIPT: Final = re.compile(r"(?:GROUP|INPUT)\s*\((.*)\)", re.DOTALL)
 _PATH: Final = re.compile(r"/[^\s()]+\.(?:so[.\d]*|a)(?=[\s()])")
 

@@ -45,12 +45,8 @@ def write_dump(folder: Path, pid: int, functions: Sequence[Function]) -> Path:
     for index, function in enumerate(functions):
         name = function.name.encode() + b"\0"
         size = _LOAD.size + len(name) + len(function.code)
-        parts.append(
-            _LOAD.pack(
-                _CODE_LOAD, size, now, pid, pid, function.addr, function.addr,
-                len(function.code), index,
-            )  # fmt: skip
-        )
+        at, length = function.addr, len(function.code)
+        parts.append(_LOAD.pack(_CODE_LOAD, size, now, pid, pid, at, at, length, index))
         parts += [name, function.code]
     path.write_bytes(b"".join(parts))
     return path

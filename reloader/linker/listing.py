@@ -26,13 +26,14 @@ def sections(result: Result) -> list[dict[str, Any]]:
     for block in np.flatnonzero(placed).tolist():
         owner, section = int(blocks.object[block]), int(blocks.section[block])
         file = None if owner == NO_ROW else linked.objects[owner]
-        made = file is None or section == NO_ROW
         rows.append(
             {
                 "address": int(blocks.addr[block]),
                 "size": int(blocks.size[block]),
                 "file": file.name if file else "",
-                "section": _MADE if made else file.section_names[section].decode(),
+                "section": _MADE
+                if file is None or section == NO_ROW
+                else file.section_names[section].decode(),
                 "region": Region(int(blocks.region[block])).name.lower(),
             }
         )
@@ -74,7 +75,9 @@ def addresses(result: Result) -> str:
     for row in symbols(result):
         stub = f"  stub {row['stub']:#x}" if row["stub"] is not None else ""
         outside = "" if row["origin"] == "block" else f"  ({row['origin']})"
-        lines.append(f"  {row['address']:#018x} {row['size']:#10x} {row['name']}{stub}{outside}")
+        lines.append(
+            f"  {row['address']:#018x} {row['size']:#10x} {row['name']}{stub}{outside}"
+        )
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """LocalArena: addresses from a given one on, with nothing behind them but our own memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.elf.object import ObjectFile
-from reloader.ids import NO_ADDR, NO_ROW, U8, Addr, Region
+from reloader.ids import I64, NO_ADDR, NO_ROW, U8, Addr, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import body_addr
 from reloader.link.passes.build_tables import WANTS_SLOT
@@ -29,6 +30,7 @@ class LocalArena:
     stub_base: int = 0
     slot_base: int = 0
     next_addr: int = 0  # 0: nothing is taken yet
+    thread_size: int = 0  # bytes of thread-local variables so far
 
     def allocate(self, region: Region, size: int) -> Allocation:
         """Take the next pages."""
@@ -36,6 +38,14 @@ class LocalArena:
         size = max(1, -(-size // PAGE)) * PAGE
         self.next_addr = addr + size
         return Allocation(region, Addr(addr), size)
+
+    def take_thread_room(self, sizes: Sequence[int], aligns: Sequence[int]) -> I64:
+        """Return an offset from the thread pointer for each size: downwards, as a linker's."""
+        offsets: list[int] = []
+        for size, align in zip(sizes, aligns, strict=True):
+            self.thread_size = -(-(self.thread_size + size) // align) * align
+            offsets.append(-self.thread_size)
+        return np.array(offsets, np.int64)
 
     def span(self) -> tuple[int, int]:
         """Return the first address and one past the last that blocks can have."""

@@ -1,4 +1,4 @@
-"""Where undefined names lead: what the user defined, the host process, libraries, or nowhere."""
+"""Where undefined names lead: to what the user defined, the host process, or nowhere."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence

@@ -113,6 +113,7 @@ def link_unexecuted(request: Request, times: Times) -> Result:
             assign_slots=arena.assign_slots,
             allocate=arena.allocate,
             lines=source_line,
+            take_thread_room=arena.take_thread_room,
         )
         linked = link_alone(objects, setting, names, request.wishes())
         parts = [*placed_parts(linked, arch), *arena.pages(linked.graph)]

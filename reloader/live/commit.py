@@ -28,7 +28,12 @@ def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
     homes = [*(file.key for file in graph.objects), ("", "")]
     owner: list[int] = np.where(local, symbols.object[rows], len(graph.objects)).tolist()
     names = symbols.name
-    fields = ((*homes[at], names[row]) for at, row in zip(owner, rows.tolist(), strict=True))
+    fields = zip(
+        [homes[at][0] for at in owner],
+        [homes[at][1] for at in owner],
+        [names[row] for row in rows.tolist()],
+        strict=True,
+    )
     return list(map(SlotKey._make, fields))
 
 

@@ -20,7 +20,7 @@ from reloader.ids import NO_ROW, Addr, Generation, SlotId
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.libc_symbols import handle_rows
 from reloader.link.passes.resolve import DSO_NAME
-from reloader.live.plan import Plan
+from reloader.live.plan import Flips, Plan
 from reloader.live.program import Key, Program
 from stubs.table import SlotKey
 
@@ -43,7 +43,7 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
     """
     last = sorted(pending(program, plan.graph, _FINI), key=lambda item: item[0], reverse=True)
     functions = sorted(pending(program, plan.graph, _INIT), key=lambda item: item[0])
-    if functions or last:
+    if functions or last or plan.data.startup:
         undo.callback(retain, program, plan, generation)
     handles = handle_rows(plan.graph)
     for handle in set(handles.values()) if functions or last else ():
@@ -53,9 +53,51 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
         register = c_function(program, b"__cxa_atexit")
         register(function, 0, handles[owner])
     for _, function, _ in functions:
-        _, thrown = program.target.call_catching(Addr(function))
+        call_constructor(program, function, function_name(program, function))
+    symbols = plan.graph.symbols
+    for row in plan.data.startup:
+        name = symbols.name[row].decode("utf-8", "replace")
+        call_constructor(program, int(symbols.addr[row]), name)
+
+
+def choose(program: Program, plan: Plan) -> None:
+    """Call the resolver of each IFUNC, and let its slot lead to the answer.
+
+    A slot that leads somewhere already flips with the others.
+
+    Raises:
+        ConstructorError: One threw an exception.
+    """
+    flips, slots = plan.flips, program.target.arena.slots
+    late: list[tuple[int, int, int]] = []
+    for slot, resolver in plan.choices:
+        chosen, thrown = program.target.call_catching(Addr(resolver))
         if thrown is not None:
-            raise ConstructorError(function_name(program, function), thrown)
+            raise ConstructorError(program.slot_owners()[slot], thrown)
+        if slots[slot]:
+            late.append((slot, int(slots[slot]), chosen))
+        else:
+            slots[slot] = np.uint64(chosen)
+    if late:
+        slot, old, new = np.array(late, np.uint64).T
+        rows = np.flatnonzero(np.isin(plan.graph.symbols.slot, slot))[: len(late)]
+        plan.flips = Flips(
+            np.concatenate([flips.slot, slot.astype(np.int32)]),
+            np.concatenate([flips.old, old]),
+            np.concatenate([flips.new, new]),
+            np.concatenate([flips.symbol, rows.astype(np.int32)]),
+        )
+
+
+def call_constructor(program: Program, function: int, name: str) -> None:
+    """Call one.
+
+    Raises:
+        ConstructorError: It threw an exception.
+    """
+    _, thrown = program.target.call_catching(Addr(function))
+    if thrown is not None:
+        raise ConstructorError(name, thrown)
 
 
 def retain(program: Program, plan: Plan, generation: Generation) -> None:

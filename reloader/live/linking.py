@@ -16,6 +16,7 @@ from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.passes.moved import mark_users, moved_names
 from reloader.link.passes.resolve import Lines
+from reloader.link.passes.startup import plan_startup
 from reloader.link.passes.thread_variables import pair_thread_locals
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
 from reloader.live.commit import assign_slots, plan_flips
@@ -82,6 +83,7 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
         redirected=redirected,
         versions=next_versions(graph, program, Generation(0)),
         first_slot=first_slot,
+        choices=linked.choices,
         threads=ThreadValues([ThreadValue(*pair) for pair in linked.thread_values]),
     )
 
@@ -103,6 +105,7 @@ def compare(
     # Variables that exist have their live address.
     match_old(graph, live, program.arch.kinds)
     # What equals the live generation keeps its address; symbols.changed is the change set.
+    plan_startup(graph, live, data)
     moved = moved_names(graph, live) | place_anew(graph, anew)
     if not moved:
         return graph, data

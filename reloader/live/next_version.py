@@ -1,10 +1,11 @@
 """What each object will be once a transaction is live, and what its new memory depends on."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
-from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Generation, Region
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Generation, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed, body_addr
 from reloader.link.names import UNWIND_NAME, named_blocks
@@ -12,6 +13,8 @@ from reloader.link.passes.bind_data import next_data_map
 from reloader.live.ledger import Held, Ledger
 from reloader.live.objects import LiveObject
 from reloader.live.program import Program
+
+_MOST_FLAGS: Final = 1 << 24  # (allocation, symbol) pairs that are flagged, not sorted
 
 
 def next_versions(
@@ -100,17 +103,37 @@ def unwind_tables(
 
 def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tuple[int, int]]:
     """Return the distinct (new memory of an edge's field, memory of its target) addresses."""
-    edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
-    addr = blocks.addr[edges.block]
-    used = edges.live & blocks.live[edges.block] & (addr != np.uint64(NO_ADDR))
+    blocks, symbols = graph.blocks, graph.symbols
+    sources, home = fresh.find(blocks.addr)
     # A table describes code and does not keep it; the code keeps the table.
-    used &= ~named_blocks(graph, UNWIND_NAME)[edges.block]
-    sources, from_row = fresh.find(addr[used])
-    symbol: I32 = edges.symbol[used]
+    home[~blocks.live | named_blocks(graph, UNWIND_NAME)] = NO_ROW
+    from_row, symbol = used_symbols(graph, home, len(sources))
     pairs: set[tuple[int, int]] = set()
     for target in (symbols.addr[symbol], body_addr(graph)[symbol]):
         for targets, to_row in (fresh.find(target), ledger.find(target)):
-            inside = (from_row != NO_ROW) & (to_row != NO_ROW)
-            both = set((from_row[inside].astype(np.int64) << 32 | to_row[inside]).tolist())
+            inside = to_row != NO_ROW
+            both = set((from_row[inside] << 32 | to_row[inside]).tolist())
             pairs |= {(sources[key >> 32], targets[key & 0xFFFF_FFFF]) for key in both}
     return {(source, target) for source, target in pairs if source != target}
+
+
+def used_symbols(graph: LinkGraph, home: I32, count: int) -> tuple[I64, I64]:
+    """Return each distinct (row of `home`, symbol) that a live edge joins.
+
+    Args:
+        graph: Placed.
+        home: (b,) the allocation of each block, or NO_ROW.
+        count: How many allocations there are.
+    """
+    edges, symbols = graph.edges, len(graph.symbols.name)
+    row = home[edges.block]
+    used = edges.live & (row != NO_ROW)
+    key = row.astype(np.int64) * symbols + edges.symbol
+    key = key if bool(used.all()) else key[used]
+    if count * symbols > _MOST_FLAGS:
+        distinct = np.unique(key)
+    else:  # a flag each: no sort of all edges
+        flags = np.zeros(count * symbols, np.bool_)
+        flags[key] = True
+        distinct = np.flatnonzero(flags)
+    return distinct // symbols, distinct % symbols

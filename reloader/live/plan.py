@@ -36,6 +36,8 @@ class Plan:
     redirected: list[int]  # (names of `redirects`) the slot of each, NO_ROW for context
     versions: list[LiveObject]  # what each object will be once this is live
     first_slot: int  # slots from here on are new
+    # (slot, address of what chooses) of each IFUNC
+    choices: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     threads: ThreadValues = field(default_factory=ThreadValues)  # of new thread-locals
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
     retained: bool = False  # undone, but what it took stays: constructors have run in it

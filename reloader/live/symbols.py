@@ -16,7 +16,7 @@ from reloader.ids import NO_ADDR, NO_ROW, U64, Addr
 from reloader.link.passes.resolve import Definitions
 from reloader.live.objects import LiveObject
 
-STB_LOCAL, STT_TLS, STT_GNU_IFUNC = 0, 6, 10
+STB_LOCAL, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
 
 
 @dataclass(slots=True)
@@ -36,14 +36,14 @@ class SymbolIndex:
 
     resolve: Callable[[Sequence[bytes]], U64]  # Target.resolve
     thread_offsets: Callable[[Sequence[bytes]], U64]  # Target.thread_offsets
+    call: Callable[[Addr], int]  # Target.call
     rows: dict[bytes, Known] = field(default_factory=dict[bytes, Known])
 
     def add_image(self, image: Image) -> None:
         """Take in the executable's own symbols; names that are known already stay."""
         for table in (image.symtab, image.dynsym):
             defined = (table.section != 0) & (table.binding != STB_LOCAL)
-            wanted = defined & (table.type != STT_GNU_IFUNC)
-            for row in np.flatnonzero(wanted):
+            for row in np.flatnonzero(defined):
                 known = Known(
                     int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row])
                 )
@@ -68,6 +68,10 @@ class SymbolIndex:
         """Return what each name means; asks the process for names that nothing here defines."""
         foreign = [name for name in names if name not in self.rows]
         self.ask(foreign)
+        for name in names:
+            known = self.rows.get(name)
+            if known is not None and known.type == STT_GNU_IFUNC and known.slot == NO_ROW:
+                self.choose(name, known)
         rows = [self.rows.get(name) for name in names]
         return Definitions(
             found=np.array([row is not None for row in rows], np.bool_),
@@ -87,6 +91,14 @@ class SymbolIndex:
             if offset > 1:
                 known = Known(offset, NO_ROW, STT_TLS, 0)
             self.rows[name] = known
+
+    def choose(self, name: bytes, known: Known) -> None:
+        """Replace what chooses a function of the executable by what it chooses.
+
+        An exported one is asked of the dynamic linker, which has its canonical address.
+        """
+        addr = int(self.resolve([name])[0]) or self.call(Addr(known.addr))
+        self.rows[name] = Known(addr, NO_ROW, STT_FUNC, 0, known.owner)
 
     def nearest(self, name: bytes) -> list[bytes]:
         """Return up to three known names that look like this one."""

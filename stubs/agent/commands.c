@@ -22,7 +22,10 @@ static uint64_t resolve_one(char *name) {
   char *at = strchr(name, '@');
   uint64_t own = reloader_own_symbol(name);
   if (own) return own;
-  if (!at || at == name) return (uint64_t)dlsym(RTLD_DEFAULT, name);
+  if (!at || at == name) {
+    uint64_t found = (uint64_t)dlsym(RTLD_DEFAULT, name);
+    return found ? found : reloader_old_symbol(name);
+  }
   *at = 0;
   char *version = at + 1 + (at[1] == '@');
   uint64_t found = (uint64_t)dlvsym(RTLD_DEFAULT, name, version);

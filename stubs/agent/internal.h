@@ -29,6 +29,7 @@ uint64_t reloader_thread_offset(const char *name);
 
 /* libc_symbols.c */
 uint64_t reloader_own_symbol(const char *name);
+uint64_t reloader_old_symbol(const char *name);
 uint64_t reloader_thread_atexits(uint64_t handle);
 
 /* catch.c */

@@ -78,6 +78,12 @@ uint64_t reloader_thread_atexits(uint64_t handle) {
   return owner ? __atomic_load_n(&owner->count, __ATOMIC_SEQ_CST) : 0;
 }
 
+/* What every module has of its own from libgcc.a is there in libgcc_s for old programs, under its old version only. */
+uint64_t reloader_old_symbol(const char *name) {
+  if (strncmp(name, "__cpu_", 6)) return 0;
+  return (uint64_t)dlvsym(RTLD_DEFAULT, name, "GCC_4.8.0");
+}
+
 /* Look-ups that must not give what dlsym gives. */
 uint64_t reloader_own_symbol(const char *name) {
   if (!strcmp(name, "__cxa_thread_atexit") || !strcmp(name, "__cxa_thread_atexit_impl")) return (uint64_t)thread_atexit;

@@ -62,7 +62,7 @@ def new_program() -> Program:
     target = _Target()
     image, baseline = cast("Any", _NoCode()), cast("Any", None)
     table = SlotTable(layout.SLOT_COUNT)
-    return Program(target, ARCH, image, baseline, table, SymbolIndex(target.resolve, target.thread_offsets))
+    return Program(target, ARCH, image, baseline, table, SymbolIndex(target.resolve, target.thread_offsets, target.call))
 
 
 def load(program: Program, objects: Sequence[ObjectFile]) -> Plan:
@@ -70,7 +70,7 @@ def load(program: Program, objects: Sequence[ObjectFile]) -> Plan:
     with ExitStack() as undo:
         plan = link_transaction(program, objects, frozenset(), no_lines, undo)
         commit.write_blocks(program, plan)
-        commit.open_new_slots(program, plan)
+        commit.open_new_slots(program, plan, undo)
         flip_and_redirect(program, plan)
         undo.pop_all()
     return plan

@@ -341,6 +341,7 @@ def program(values: list[int], kinds: list[int]) -> str:
     lines += [f"__attribute__((noinline, noipa)) int f{i}(int);" for i in range(count)]
     for i, (value, kind) in enumerate(zip(values, kinds, strict=True)):
         other = (i * 7 + 3) % count
+        other = (other + (other == i)) % count  # a tail call of itself folds into a loop
         cases = "".join(f"case {k}: return f{other}(x + {k * 3 + value});" for k in range(6))
         body = (
             f"total += {value}; return f{other}(x);",

@@ -159,7 +159,7 @@ def test_a_plain_address_is_no_answer_for_a_thread_local_name(tmp_path: Path) ->
         link_first([file], Names({b"theirs": 0x1000}, {b"theirs": 1}))
 
 
-def test_an_own_ifunc_is_refused(tmp_path: Path) -> None:
+def test_an_own_ifunc_gets_a_stub_and_its_resolver_a_name(tmp_path: Path) -> None:
     text = """
     static int one(void) { return 1; }
     static void *choose(void) { return one; }
@@ -167,10 +167,12 @@ def test_an_own_ifunc_is_refused(tmp_path: Path) -> None:
     int f(void) { return chosen(); }
     """
     file = compile_object(tmp_path, "i.c", text, "-O2", "-fPIC")
-    with pytest.raises(UnsupportedSymbolError) as caught:
-        link_first([file])
-    assert "chosen: an IFUNC defined in this transaction" in str(caught.value)
-    assert "Replace __attribute__((ifunc))" in str(caught.value)
+    linked = link_first([file])
+    ((slot, resolver),) = linked.choices
+    symbols = linked.graph.symbols
+    row = symbols.name.index(b"chosen")
+    assert symbols.slot[row] == slot
+    assert symbols.addr[row] == symbols.entry[row] != resolver
 
 
 def test_thread_local_code_of_an_unknown_form_is_refused(tmp_path: Path) -> None:

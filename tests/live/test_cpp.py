@@ -234,6 +234,44 @@ def test_a_new_object_is_constructed_and_destroyed(program: Program) -> None:
     assert program.stop() == 0
 
 
+GROWING = """
+#include <string>
+struct Named { std::string text; Named(const char *t) : text(t) {} ~Named() { text = "gone"; } };
+FIRST
+int answer(int n) { SECOND }
+"""
+
+
+ANCHOR = "#include <iostream>\nvoid anchor() { std::cout.flush(); }"  # the program has the library
+
+
+def growing(first: str, second: str) -> str:
+    return GROWING.replace("FIRST", first).replace("SECOND", second)
+
+
+def test_a_new_variable_is_constructed_by_the_reload_that_brings_it(program: Program) -> None:
+    begin(program, anchor=ANCHOR, growing=growing("static int calls;", "return ++calls;"))
+    assert program.ask() == 1
+    with attached(program) as session:
+        first = 'static int calls; static Named added("a text of more than sixteen characters");'
+        second = "added.text += '.'; return ++calls * 1000 + (int)added.text.size();"
+        live(session, program.compile(growing=growing(first, second)))
+        assert program.ask() == 2039
+        live(session, program.compile(growing=growing(first, second.replace("1000", "100"))))
+        assert program.ask() == 340
+        third = first + ' static Named late("late");'
+        more = second.replace("added.text.size()", "(added.text.size() + late.text.size())")
+        outcome = reload(session, *program.compile(growing=growing(third, more)))
+        if outcome.code != "ambiguous-reference":  # clang's references to a section that grew
+            assert (outcome.state, outcome.code) == ("refused", "mixed-constructor")
+            assert "late: new, and initialised by _GLOBAL__sub_I_" in outcome.error
+            assert "which would initialise added again. Nothing was changed." in outcome.error
+        inner = 'static Named late("late"); ' + more
+        live(session, program.compile(growing=growing(first, inner)))
+        assert program.ask() == 4045
+    assert program.stop() == 0
+
+
 def test_a_constructor_that_throws_undoes_the_load(program: Program) -> None:
     begin(program, hooked=HOOKED)
     with attached(program) as session:

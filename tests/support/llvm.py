@@ -39,7 +39,12 @@ _IGNORED_WITH_VALUE: Final = {"slab-allocate", "slab-page-size", "triple"}
 _FLAGS: Final = {"noexec": "--noexec", "verify": "--noexec", "printline": "--noexec",
                 "phony-externals": "--phony-externals",
                 "perf-support": "--perf-dump"}  # fmt: skip
-_RTDYLD: Final = ("--check-name", "rtdyld-check", "--entry", "_main")  # its defaults
+_RTDYLD: Final[tuple[str, ...]] = (
+    "--check-name",
+    "rtdyld-check",
+    "--entry",
+    "_main",
+)  # its defaults
 _IGNORED: Final = {"execute"}
 
 
@@ -78,10 +83,11 @@ class LlvmTest:
             "PYTHONPATH": str(ROOT),
         }
         for command in self.commands(folder):
-            if ours:  # the folder of a jitdump is named after who wrote it
-                command = command.replace("llvm-IR-jit-", "reloader-jit-")
+            # the folder of a jitdump is named after who wrote it
+            real = command.replace("llvm-IR-jit-", "reloader-jit-") if ours else command
+            shell = ["bash", "-c", f"set -o pipefail; {real}"]
             done = subprocess.run(
-                ["bash", "-c", f"set -o pipefail; {command}"],
+                shell,
                 cwd=folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -92,7 +98,7 @@ class LlvmTest:
                 timeout=100,
             )
             if done.returncode:
-                return f"{command}\n{done.stdout}"
+                return f"{real}\n{done.stdout}"
         return ""
 
 
@@ -127,7 +133,7 @@ def tool_folder(*, ours: bool) -> Path:
 
 def translated(tool: str, words: Sequence[str]) -> list[str]:
     """Return the arguments of `reloader link` that mean the same."""
-    result = list(_RTDYLD) if tool == "llvm-rtdyld" else []
+    result: list[str] = list(_RTDYLD) if tool == "llvm-rtdyld" else []
     rest = list(words)
     while rest:
         word = rest.pop(0)

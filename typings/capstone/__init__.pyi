@@ -1,6 +1,9 @@
 from collections.abc import Iterator
 
 CS_ARCH_X86: int
+CS_GRP_BRANCH_RELATIVE: int
+CS_AC_WRITE: int
+CS_AC_READ: int
 CS_MODE_64: int
 
 class Cs:

@@ -9,3 +9,6 @@ X86_INS_SUB: int
 X86_OP_MEM: int
 X86_OP_REG: int
 X86_REG_RIP: int
+X86_OP_IMM: int
+X86_REG_XMM0: int
+X86_REG_ZMM31: int

@@ -24,13 +24,12 @@ from reloader.link.passes.resolve import (
     no_lines,
 )
 
-STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
 _ENTRY: Final = 8  # bytes of a GOT entry
 _REACH: Final = (1 << 31) - (1 << 20)  # of a branch, less than what one instruction may add
 
 
 def build_tables(
-    graph: LinkGraph, arch: Architecture, arena: tuple[int, int], lines: Lines = no_lines
+    graph: LinkGraph, arch: Architecture, arena: tuple[int, int]
 ) -> None:
     """Make the GOT of each object, and say which symbols need a stub.
 
@@ -38,31 +37,9 @@ def build_tables(
         graph: Every symbol that live edges use is defined or bound.
         arch: The kind table.
         arena: First address and the one past the last where blocks can be placed.
-        lines: Finds the source line of a place, for errors.
-
-    Raises:
-        UnsupportedSymbolError: Live code uses an IFUNC that this transaction defines.
     """
-    refuse_own_ifuncs(graph, lines)
     mark_stubs(graph, arch, arena)
     build_got(graph, arch)
-
-
-def refuse_own_ifuncs(graph: LinkGraph, lines: Lines) -> None:
-    """Refuse functions that choose their body by running code at load time."""
-    symbols, edges = graph.symbols, graph.edges
-    own = (symbols.type == STT_GNU_IFUNC) & (symbols.origin == Origin.BLOCK)
-    rows = np.flatnonzero(live_edges(graph) & own[edges.symbol])
-    if len(rows):
-        why = "an IFUNC defined in this transaction"
-        names = [symbols.name[int(edges.symbol[row])].decode() for row in rows]
-        raise UnsupportedSymbolError(
-            [
-                UnsupportedRow(edge_place(graph, int(row), lines), name, why)
-                for row, name in zip(rows, names, strict=True)
-            ],
-            "Replace __attribute__((ifunc)) by a function pointer.",
-        )
 
 
 def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> None:

@@ -30,6 +30,8 @@ class DataReport:
     )
     # thread-local ones: each thread keeps its own value
     thread_initialiser_changed: list[str] = field(default_factory=list[str])
+    # rows of the graph: functions to call once, since all they initialise is new
+    startup: list[int] = field(default_factory=list[int])
     reinit_unused: list[str] = field(
         default_factory=list[str]
     )  # asked for, but no such variable

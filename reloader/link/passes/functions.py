@@ -20,14 +20,14 @@ from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup, some_edges
 from reloader.link.kinds import kind_columns
-from reloader.link.names import OWN_BYTES_NAME, matching, named_blocks
+from reloader.link.names import OWN_BYTES_NAME, holding, named_blocks
 from reloader.link.passes.confirm import confirmed
 from reloader.live.objects import LiveObject
 
 STT_FUNC, STT_SECTION, STT_TLS = 2, 3, 6
 STB_LOCAL = 0
 # Parts that a compiler splits off: their callers are all in the same object, they come and go.
-_PIECE: Final = rb"[^\n]*\.(?:cold\b|part\.|isra\.|constprop\.|lto_priv\.)"
+_PIECE: Final = rb"\.(?:cold\b|part\.|isra\.|constprop\.|lto_priv\.)"
 FIELD_TO_NEXT: Final = 4  # a branch or lea ends with its 4-byte field
 
 
@@ -47,7 +47,7 @@ def _pieces(names: list[bytes], among: Bool) -> Bool:
     """Return (n,) which of some functions are a compiler's pieces of another."""
     rows = np.flatnonzero(among)
     piece = np.zeros(len(names), np.bool_)
-    piece[rows[matching([names[row] for row in rows.tolist()], _PIECE)]] = True
+    piece[rows[holding([names[row] for row in rows.tolist()], _PIECE)]] = True
     return piece
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from reloader.arch.base import Architecture
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64, U8, U64
+from reloader.link.passes.initial_values import surely_equal
 from reloader.link.passes.operands import field_widths
 from reloader.link.passes.pair_variables import Names, base_name
 from reloader.link.passes.references import Side
@@ -82,24 +83,6 @@ def _initials(side: Side) -> _Initials:
     return _Initials(side)
 
 
-def _plainly_equal(before: _Initials, after: _Initials, past: I32, rows: I64) -> bool:
-    """Return whether no variable has a relocated value and whole sections hold the same."""
-    if len(before.key) or len(after.key):
-        return False
-    old, new = before.side.variables, after.side.variables
-    homes = set(zip(old.section[past].tolist(), new.section[rows].tolist(), strict=True))
-    if any((was == COMMON) != (now == COMMON) for was, now in homes):
-        return False
-    placed = new.section[rows] != COMMON
-    if bool((old.offset[past] != new.offset[rows])[placed].any()):
-        return False
-    return all(
-        np.array_equal(before.content(was), after.content(now))
-        for was, now in homes
-        if now != COMMON
-    )
-
-
 def _key(section: I32, offset: I64) -> I64:
     return (section.astype(np.int64) << 40) | offset
 
@@ -154,11 +137,12 @@ def changed_initialisers(
         addr: (v,) its live address.
         names: How the new variables are called.
     """
-    before, after = _initials(old), _initials(new)
     changes: list[InitialiserChange] = []
     rows = np.flatnonzero(old_row >= 0)
-    if _plainly_equal(before, after, old_row[rows], rows):
+    rows = rows[~surely_equal(old, new, old_row[rows], rows)]
+    if not len(rows):
         return changes
+    before, after = _initials(old), _initials(new)
     for row in rows.tolist():
         past = int(old_row[row])
         values = before.value(past), after.value(row)

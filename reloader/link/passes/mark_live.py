@@ -14,7 +14,7 @@ import numpy as np
 from reloader.arch.base import Architecture
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
-from reloader.link.grow import lookup
+from reloader.link.grow import lookup, some_edges
 from reloader.link.kinds import kind_columns
 from reloader.link.names import UNWIND_NAME, named_blocks
 from reloader.link.passes.eh_frame import Unwind, unwind_edges
@@ -96,14 +96,16 @@ def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
 def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I32]:
     """Return (source block, target block) of every edge that makes its target live."""
     edges, symbols, blocks = graph.edges, graph.symbols, graph.blocks
-    known = symbols.addr[edges.symbol] != np.uint64(NO_ADDR)
-    stays = starts_function(graph, arch) & known & ~symbols.changed[edges.symbol]
-    block = np.where(
-        symbols.origin[edges.symbol] == Origin.BLOCK, symbols.block[edges.symbol], NO_ROW
-    )
-    goes = edges.live & ~stays & (block != NO_ROW)
+    known = symbols.addr != np.uint64(NO_ADDR)
+    stays = symbols.reloadable & known & ~symbols.changed
+    home = np.where(symbols.origin == Origin.BLOCK, symbols.block, NO_ROW).astype(np.int32)
     placed = blocks.same & (blocks.addr != np.uint64(NO_ADDR))
-    goes &= ~lookup(placed, block, 1) & (lookup(blocks.region, block, Region.NONE) <= _LOADED)
+    ends = lookup(placed, home, 1) | (lookup(blocks.region, home, Region.NONE) > _LOADED)
+    home[ends] = NO_ROW
+    block = home[edges.symbol]
+    goes = edges.live & (block != NO_ROW) & (block != edges.block)
+    rows = np.flatnonzero(goes & stays[edges.symbol])
+    goes[rows[means_start(graph, arch, some_edges(edges, rows))]] = False
     from_table = named_blocks(graph, UNWIND_NAME)[edges.block]
     plain = np.flatnonzero(goes & ~from_table)
     code, row = unwind_edges(unwind)
@@ -114,6 +116,8 @@ def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I
 
 def _spread(reached: Bool, source: I32, target: I32) -> None:
     """Reach everything that a reached block has an edge to."""
+    new = ~reached[target]
+    source, target = source[new], target[new]
     order = np.argsort(source, kind="stable")
     target = target[order]
     first = np.searchsorted(source[order], np.arange(len(reached) + 1))

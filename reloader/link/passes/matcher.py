@@ -1,6 +1,7 @@
 """Both versions of one object side by side: what pairs their sections, functions and names."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 
 import numpy as np
@@ -50,6 +51,7 @@ def function_keys(version: Version, rows: NDArray[np.int32]) -> list[tuple[bytes
     return [(names[row], own) for row, own in zip(rows.tolist(), local, strict=True)]
 
 
+@lru_cache(maxsize=4)  # asked for by the comparison of variables and of functions
 def number_names(old: Version, new: Version) -> tuple[I64, I64]:
     """Return a number for each symbol's name, equal in both versions for equal names."""
     before, after = old.file.symbol_names, new.file.symbol_names

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reloader.elf.gather import one_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.base import Place
+from reloader.errors.data import DataLayoutError, LayoutRow
 from reloader.errors.linking import (
     DuplicateRow,
     DuplicateSymbolError,
@@ -134,9 +135,18 @@ def _winners(graph: LinkGraph, defined: I64) -> dict[bytes, int]:
 
 
 def prefer_existing(graph: LinkGraph, source: SymbolSource) -> None:
-    """Bind weak definitions that have no live version to the copy that the process has."""
+    """Bind weak and COMMON definitions without a live version to what the process has.
+
+    Raises:
+        DataLayoutError: A COMMON variable is larger than the process's.
+    """
     symbols = graph.symbols
     shared = one_of(symbols.binding, (STB_WEAK, STB_GNU_UNIQUE))
+    common = np.zeros(len(shared), np.bool_)
+    for owner, file in enumerate(graph.objects):
+        rows = np.flatnonzero(file.symbol_sections == COMMON)
+        common[rows + int(graph.first_symbol[owner])] = True
+    shared |= common
     shared &= (symbols.origin == Origin.BLOCK) & (symbols.addr == np.uint64(NO_ADDR))
     shared &= symbols.visibility == 0
     rows = np.flatnonzero(shared).astype(np.int32)
@@ -144,10 +154,29 @@ def prefer_existing(graph: LinkGraph, source: SymbolSource) -> None:
         return
     found = source.find(names_of(graph, rows))
     same_kind = (found.type == STT_TLS) == (symbols.type[rows] == STT_TLS)
+    _refuse_larger(graph, rows, found, common[rows] & found.found & same_kind)
     _bind(graph, rows, found, found.found & same_kind)
     taken = rows[found.found & same_kind]
     symbols.reloadable[taken] = False
     symbols.changed[taken] = False
+
+
+def _refuse_larger(graph: LinkGraph, rows: I32, found: Definitions, common: Bool) -> None:
+    """Refuse COMMON variables that do not fit into those of the process."""
+    symbols = graph.symbols
+    larger = common & (found.size != 0) & (found.size < symbols.size[rows])
+    if larger.any():
+        raise DataLayoutError(
+            [
+                LayoutRow(
+                    graph.objects[int(symbols.object[rows[at]])].name,
+                    _text(symbols.name[int(rows[at])]),
+                    int(found.size[at]),
+                    int(symbols.size[rows[at]]),
+                )
+                for at in np.flatnonzero(larger).tolist()
+            ]
+        )
 
 
 def _bind(graph: LinkGraph, rows: I32, found: Definitions, hit: Bool) -> None:

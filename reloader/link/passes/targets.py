@@ -18,7 +18,15 @@ from reloader.link.graph import Origin
 from reloader.link.passes.addresses import same_addresses
 from reloader.link.passes.matcher import NO_ADDR, Matcher
 from reloader.link.passes.pieces import split_sections
-from reloader.link.passes.versions import Columns, Pairs, Version, key_of
+from reloader.link.passes.versions import (
+    OFFSET_BITS,
+    Columns,
+    Pairs,
+    Units,
+    Version,
+    equal_bytes,
+    key_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +156,58 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
     past = old.file.symbols["st_value"][was].astype(np.int64)
     new_at = value + np.where(new_named, 0, graph.edges.addend[edge] + pc)
     old_at = past + np.where(old_named, 0, before + pc)
-    numbers: dict[bytes, int] = {}
-    wanted_old, wanted_new = (np.zeros(len(v.flags), np.bool_) for v in (old, new))
-    wanted_old[home[rows]] = True
-    wanted_new[section] = True
-    pieces_old = split_sections(old, wanted_old, numbers)
-    pieces_new = split_sections(new, wanted_new, numbers)
-    old_number, old_distance = pieces_old.find(key_of(home[rows], old_at))
-    new_number, new_distance = pieces_new.find(key_of(section, new_at))
-    equal = (old_number >= 0) & (old_number == new_number) & (old_distance == new_distance)
     # what stays outside of the piece: the whole addend of a label, the field's end otherwise
     rest = np.where(new_named, addend, -pc) == np.where(old_named, before, -pc)
+    equal = (old_at == new_at) & equal_sections(old, new, home[rows], section)
+    equal &= (new_at >= 0) & (new_at < new.size[section])
     # an immediate behind the field would put the piece 4 bytes on: then both must agree
     loose = (pc > 0) & ~(new_named & old_named)
-    if bool(loose.any()):
-        old_next, new_next = (
-            pieces.find(key_of(at, to + 4))
-            for pieces, at, to in (
-                (pieces_old, home[rows], old_at),
-                (pieces_new, section, new_at),
-            )
-        )
-        agree = (old_next[0] == new_next[0]) & (old_next[1] == new_next[1])
-        equal &= agree | ~loose
+    left = np.flatnonzero(~equal & rest)
+    places = (home[rows][left], old_at[left]), (section[left], new_at[left])
+    equal[left] = equal_pieces((old, new), places, loose[left])
     result[rows] = equal & rest
     return result
+
+
+def equal_sections(old: Version, new: Version, was: I64, section: I64) -> Bool:
+    """Return where two mergeable sections hold the same bytes, cut in the same way."""
+    key, first, row = np.unique(
+        was << OFFSET_BITS | section, return_index=True, return_inverse=True
+    )
+    if not len(key):
+        return np.zeros(0, np.bool_)
+    was, section = was[first], section[first]
+    zero = np.zeros(len(was), np.int64)
+    same = (old.size[was] == new.size[section]) & (old.flags[was] == new.flags[section])
+    entry = "sh_entsize"
+    same &= old.file.sections[entry][was] == new.file.sections[entry][section]
+    same &= equal_bytes(old, new, Units(section, zero, was, zero, new.size[section]))
+    return same[row.reshape(-1)]
+
+
+def equal_pieces(
+    versions: tuple[Version, Version], places: tuple[tuple[I64, I64], ...], loose: Bool
+) -> Bool:
+    """Return where the places of two versions mean equal strings or constants.
+
+    Args:
+        versions: The old one and the new one.
+        places: Of each version the sections and the offsets.
+        loose: Where a place four bytes on may be meant instead: both have to be equal then.
+    """
+    numbers: dict[bytes, int] = {}
+    found: list[tuple[I64, I64]] = []
+    following: list[tuple[I64, I64]] = []
+    for version, (section, at) in zip(versions, places, strict=True):
+        wanted = np.zeros(len(version.flags), np.bool_)
+        wanted[section] = True
+        pieces = split_sections(version, wanted, numbers)
+        found.append(pieces.find(key_of(section, at)))
+        following.append(pieces.find(key_of(section, at + 4)))
+    (old, old_distance), (new, new_distance) = found
+    equal = (old >= 0) & (old == new) & (old_distance == new_distance)
+    agree = (following[0][0] == following[1][0]) & (following[0][1] == following[1][1])
+    return equal & (agree | ~loose)
 
 
 def same_thread_locals(match: Matcher, pairs: Pairs, section: I64, place: I64) -> Bool:

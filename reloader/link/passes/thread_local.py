@@ -66,11 +66,12 @@ def refuse_new_thread_locals(
         UnsupportedSymbolError: Live code uses some.
     """
     symbols, edges = graph.symbols, graph.edges
-    thread = symbols.type[edges.symbol] == STT_TLS
-    placeless = symbols.origin[edges.symbol] == Origin.BLOCK
-    placeless &= symbols.addr[edges.symbol] == np.uint64(NO_ADDR)
+    placeless = (symbols.origin == Origin.BLOCK) & (symbols.addr == np.uint64(NO_ADDR))
+    placeless &= symbols.type == STT_TLS
     offset = _offset_kinds(arch)[edges.kind]
-    wrong = live_edges(graph) & ((thread & placeless) | (offset & ~_has_offset(graph)))
+    if not placeless.any() and not offset.any():
+        return
+    wrong = live_edges(graph) & (placeless[edges.symbol] | (offset & ~_has_offset(graph)))
     if wrong.any():
         _refuse(graph, np.flatnonzero(wrong), (_NEW, _NEW_REMEDY), lines)
 
