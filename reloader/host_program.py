@@ -20,7 +20,7 @@ ENTRY = b"main"
 
 
 def load_program(session: Session, words: Sequence[str]) -> Outcome:
-    """Link the objects of a waiting host and let it begin; a refusal ends it with status 1.
+    """Link the objects of a waiting host; `begin_program` lets it go on.
 
     Args:
         session: Beside the host.
@@ -31,13 +31,16 @@ def load_program(session: Session, words: Sequence[str]) -> Outcome:
     """
     began = time.monotonic()
     try:
-        outcome = _load(session, words, began)
+        return _load(session, words, began)
     except ReloaderError as error:
         names = [word for word in words if not word.startswith("-")]
-        outcome = session.decided(error, [], names, began, "load")
+        return session.decided(error, [], names, began, "load")
+
+
+def begin_program(session: Session, outcome: Outcome) -> None:
+    """Let the host call main; one whose objects were refused ends with status 1."""
     entry = session.program.index.addr_of(ENTRY) if outcome.state == "live" else None
     begin(session.process, entry or 0)  # constructors have run, destructors are registered
-    return outcome
 
 
 def _load(session: Session, words: Sequence[str], began: float) -> Outcome:

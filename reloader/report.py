@@ -76,8 +76,8 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
     if data.thread_initialiser_changed:
         names = data.thread_initialiser_changed
         notes.append(
-            f"{enumerate_names(names)}: every thread keeps its value, new threads begin with the"
-            f" old initial value (--reinit {names[0]} would apply the new one)"
+            f"{enumerate_names(names)}: every thread keeps its value, new threads begin with"
+            f" the old initial value (--reinit {names[0]} would apply the new one)"
         )
     if data.reinitialised:
         notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")

@@ -27,7 +27,7 @@ from reloader.config import load_config
 from reloader.engine import Host, SpawnOptions, WatchOptions
 from reloader.errors.base import ReloaderError
 from reloader.errors.session import NotLoadedError, UnknownNameError, UnknownTargetError
-from reloader.host_program import load_program
+from reloader.host_program import begin_program, load_program
 from reloader.live.doctor import examine
 from reloader.live.inject import Adopted, adopt
 from reloader.live.inject import attach as inject
@@ -106,7 +106,8 @@ class Sessions:
             if link:
                 began = time.time()
                 outcome = load_program(self._session(attended), link)
-                attended.tell(outcome, "load", began)
+                attended.tell(outcome, "load", began)  # before it can end
+                begin_program(self._session(attended), outcome)
         except (ReloaderError, StateError) as error:
             if link:  # it has nothing to run
                 attended.warn(str(error))

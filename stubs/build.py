@@ -19,8 +19,8 @@ AGENT_SOURCES: Final = (
     "space.c", "start.c", "commands.c", "unwind.c", "preload.c", "dirty.c", "tls.c",
     "libc_symbols.c", "catch.c",
 )  # fmt: skip
-# Bytes of thread-local room. A library that is opened later gets it from a surplus of some 1.7 KiB
-# that the program's own plugins need as well; where even that is used up, the bare one goes in.
+# Bytes of thread-local room. A library that is opened later gets it from a surplus of some
+# 1.7 KiB that the program's own plugins need, too; where that is used up, the bare one goes in.
 THREAD_RESERVES: Final = {"agent.so": 4096, "agent-late.so": 1024, "agent-bare.so": 0}
 # libgcc_s is linked although nothing here calls it: the agent routes its imports of the unwind
 # look-ups to itself, and a libgcc_s that is loaded later would not be routed
@@ -53,7 +53,7 @@ def is_fresh(target: Path) -> bool:
 
 
 def build(*, force: bool = False) -> list[Path]:
-    """Compile the agent, the holder and the host where a source changed; return what was built."""
+    """Compile agent, holder and host where a source changed; return what was built."""
     holder = FOLDER / "reloader-holder"
     built: list[Path] = []
     sources = [FOLDER / name for name in AGENT_SOURCES]

@@ -1,6 +1,8 @@
 """Plugins: loaded by path and by entry point, called at the borders, and stopped when wrong."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -346,3 +348,42 @@ def test_the_example_records_the_call_sites_of_a_function(
         stubs = {code.arena.stub_addr(SlotId(slot)): key.name for slot, key, _ in row}
         assert stubs.get(target) == b"step"
     assert int(NO_ADDR) not in {site["address"] for site in sites}
+
+
+def test_the_daemon_runs_the_plugins_of_its_project_and_moves_objects(tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    program.compile(main=MAIN, counter=COUNTER)
+    program.link()
+    program.start()
+    (tmp_path / "note.py").write_text(
+        "from pathlib import Path\n"
+        "def emitted(event):\n"
+        "    with Path(__file__).with_name('log').open('a') as file:\n"
+        "        print(event.generation, *event.objects, file=file)\n"
+    )
+    config = tmp_path / "reloader.toml"
+    config.write_text('plugins = ["nothing.py"]\n')
+    assert program.process is not None
+    attach = ("attach", str(program.process.pid), "--watch", "*.o")
+    try:
+        refused = verb(tmp_path, *attach)
+        assert refused.returncode == 1
+        assert "nothing.py: there is no such file. Nothing was changed." in refused.stderr
+        config.write_text('plugins = ["note.py"]\n')
+        assert verb(tmp_path, *attach).returncode == 0
+        moved = verb(tmp_path, "remap", "counter.o")
+        assert moved.stdout.startswith("counter.o moved: ")
+        assert (tmp_path / "log").read_text() == f"1 {tmp_path / 'counter.o'}\n"
+        assert program.ask(2) == 432
+        assert json.loads(verb(tmp_path, "history", "--json").stdout)[0]["kind"] == "remap"
+    finally:
+        verb(tmp_path, "stop")
+        program.stop()
+
+
+def verb(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "reloader", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from reloader.run_program import minding
 from reloader.show import local
 from reloader.spawn import agent_environment, find_program, socket_pair, start_program
 
+_LAST_WORDS_S = 2.0  # how long the daemon may take to tell why there was no program
 _PASS_ON = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
@@ -82,7 +84,10 @@ def run(  # noqa: PLR0913 - one argument an option
     with client, minding(client, shown) as minder:
         minder.pid = start_program(path, argv, env, theirs)
         os.close(theirs)  # the daemon must see the stream's end when the program's end closes
-        return minder.wait()
+        status = minder.wait()
+        if objects:
+            shown.until_loaded(client)
+        return status
 
 
 class _Shown:
@@ -92,15 +97,26 @@ class _Shown:
         self._session = session
         self._quiet = quiet
         self._as_json = as_json
+        self._loaded = False
 
     def __call__(self, event: Event | None) -> None:
         if event is None:
             event = Event("warning", {"text": "the daemon ended; the program runs on"})
+        self._loaded |= event.kind == "reload"
         if self._quiet or event.data.get("session", self._session) != self._session:
             return
         line = self._json(event) if self._as_json else local(show.event(event) or "")
         if line:
             click.echo(line, err=True)
+
+    def until_loaded(self, client: Client) -> None:
+        """Show what became of the first load, though the program has ended over it."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(client.channel, selectors.EVENT_READ)
+            while not self._loaded and selector.select(_LAST_WORDS_S):
+                event = client.next_event()
+                self(event)
+                self._loaded |= event is None
 
     @staticmethod
     def _json(event: Event) -> str:

@@ -11,7 +11,7 @@ class ThreadRoomError(RefusedError):
     def __init__(self, wanted: int, align: int, free: int, size: int) -> None:
         self.wanted, self.align, self.free, self.size = wanted, align, free, size
         why = f"{free} of {size} bytes are free"
-        if align > 64:  # noqa: PLR2004  the alignment of the reserve
+        if align > 64:  # that of the room itself
             why = f"one wants an alignment of {align} bytes, the room has 64"
         super().__init__(
             f"new thread-local variables need {wanted} bytes in every thread, and of the room "
@@ -69,6 +69,6 @@ class ThreadDestructorsError(RefusedError):
     def __init__(self, name: str, count: int) -> None:
         self.name, self.count = name, count
         super().__init__(
-            f"{name}: {count} destructors of its thread-local objects run when threads end, and "
-            f"those threads still run. {UNTOUCHED} Unload it after they have ended."
+            f"{name}: {count} destructors of its thread-local objects run when threads end, "
+            f"and those threads still run. {UNTOUCHED} Unload it after they have ended."
         )

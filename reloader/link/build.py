@@ -16,11 +16,11 @@ from reloader.elf.gather import one_of
 from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, UnknownRelocationError
-from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, Bool, Region
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool, Region
 from reloader.link.comdat import bind_lost_locals, lost_groups
 from reloader.link.graph import Blocks, Edges, LinkGraph, Origin, Symbols
 from reloader.link.kinds import kind_columns
-from reloader.link.names import named_sections
+from reloader.link.names import matching_sections
 
 SHT_NOBITS, STT_TLS = 8, 6
 _NOT_BLOCKS: Final = (0, 2, 3, 4, 9, 17, 18)  # NULL SYMTAB STRTAB RELA REL GROUP SYMTAB_SHNDX
@@ -30,6 +30,7 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_TLS = 1, 2, 4, 0x10, 0x400
 _READ_ONLY_NAMES: Final = (
     rb"\.(?:data\.rel\.ro|(?:preinit|init|fini)_array|ctors|dtors|eh_frame|gcc_except_table)"
 )
+_FILE_BITS: Final = 40  # of a place in all files together: files are smaller than a terabyte
 _GAP: Final = 4096  # bytes between two sections that cost less to copy than to skip
 
 
@@ -42,29 +43,20 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
     """
     files = list(objects)
     lost = lost_groups(files)
-    block_of_section: list[I32] = []
-    parts: list[Blocks] = []
-    contents: list[U8] = []
-    block_count = content_size = 0
-    for row, file in enumerate(files):
-        blocks, of_section, content = _blocks_of(file, row, lost[row], content_size)
-        of_section[of_section >= 0] += block_count
-        block_of_section.append(of_section)
-        parts.append(blocks)
-        contents.append(content)
-        block_count += len(blocks.object)
-        content_size += len(content)
-    symbols, commons = _symbols_of(files, block_of_section, block_count)
-    blocks = _concatenate(Blocks, [*parts, commons])
+    firsts = np.cumsum([0, *(len(file.sections) for file in files)], dtype=np.int64)
+    sectioned, of_section, content = _blocks_of(files, joined(lost), firsts)
+    symbols, commons = _symbols_of(files, of_section, firsts, len(sectioned.object))
+    blocks = _concatenate(Blocks, [sectioned, commons])
     counts = [0, *(len(file.symbols) for file in files)]
+    bounds = zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
     graph = LinkGraph(
         objects=files,
-        content=joined(contents) if contents else np.zeros(0, np.uint8),
+        content=content,
         blocks=blocks,
         symbols=symbols,
-        edges=_edges_of(files, block_of_section, blocks, arch),
+        edges=_edges_of(files, of_section, firsts, blocks, arch),
         first_symbol=np.cumsum(counts).astype(np.int32),
-        block_of_section=block_of_section,
+        block_of_section=[of_section[first:last] for first, last in bounds],
     )
     bind_lost_locals(graph, lost)
     return graph
@@ -84,11 +76,11 @@ def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Block
     return kind(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
-def _regions(file: ObjectFile) -> U8:
-    """Return (s,) the Region of every section."""
-    flags, kinds = file.sections["sh_flags"], file.sections["sh_type"]
+def _regions(files: Sequence[ObjectFile], headers: Any) -> U8:  # noqa: ANN401  record columns
+    """Return (s,) the Region of every section of all files together."""
+    flags, kinds = headers["sh_flags"], headers["sh_type"]
     writable = (flags & SHF_WRITE) != 0
-    writable[named_sections(file, _READ_ONLY_NAMES)] = False
+    writable[matching_sections(files, _READ_ONLY_NAMES)] = False
     writable &= ~one_of(kinds, _ARRAYS)
     region = np.full(len(flags), Region.RODATA, np.uint8)
     region[writable] = Region.DATA
@@ -98,56 +90,66 @@ def _regions(file: ObjectFile) -> U8:
     return region
 
 
-def _blocks_of(file: ObjectFile, row: int, lost: Bool, start: int) -> tuple[Blocks, I32, U8]:
-    """Return an object's blocks, the block of each section, and its content from `start` on."""
-    headers = file.sections
+def _blocks_of(files: Sequence[ObjectFile], lost: Bool, firsts: I64) -> tuple[Blocks, I32, U8]:
+    """Return a block a section, the block of each section of all files, and the content."""
+    headers: Any = joined([file.sections for file in files])
     kept = ~one_of(headers["sh_type"], _NOT_BLOCKS) & ~lost
-    section = np.flatnonzero(kept).astype(np.int32)
+    rows = np.flatnonzero(kept)
     of_section = np.full(len(headers), NO_ROW, np.int32)
-    of_section[section] = np.arange(len(section), dtype=np.int32)
-    own: Any = headers[section]
-    region = _regions(file)[section]
-    loaded = (region != Region.NONE) & (own["sh_type"] != SHT_NOBITS) & (own["sh_size"] > 0)
-    content = np.full(len(section), NO_ROW, np.int64)
+    of_section[rows] = np.arange(len(rows), dtype=np.int32)
+    counts = np.diff(firsts)
+    owner = np.repeat(np.arange(len(files), dtype=np.int32), counts)[rows]
+    own: Any = headers if len(rows) == len(headers) else headers[rows]
+    region = _regions(files, headers)[rows]
+    size = own["sh_size"].astype(np.uint64)
+    loaded = (region != Region.NONE) & (own["sh_type"] != SHT_NOBITS) & (size > 0)
+    content = np.full(len(rows), NO_ROW, np.int64)
     content[loaded], data = _copy_runs(
-        file.data, own["sh_offset"][loaded].astype(np.int64), own["sh_size"][loaded]
+        files, owner[loaded], own["sh_offset"][loaded].astype(np.int64), size[loaded]
     )
-    content[loaded] += start
     merge = np.where((own["sh_flags"] & SHF_MERGE) != 0, own["sh_entsize"], 0)
     blocks = Blocks(
-        object=np.full(len(section), row, np.int32),
-        section=section,
+        object=owner,
+        section=(rows - firsts[owner]).astype(np.int32),
         region=region,
-        size=own["sh_size"].astype(np.uint64),
+        size=size,
         align=np.maximum(own["sh_addralign"], 1).astype(np.uint64),
         content=content,
         merge=merge.astype(np.uint16),
         live=region != Region.NONE,
-        same=np.zeros(len(section), np.bool_),
-        addr=np.full(len(section), NO_ADDR, np.uint64),
+        same=np.zeros(len(rows), np.bool_),
+        addr=np.full(len(rows), NO_ADDR, np.uint64),
     )
     return blocks, of_section, data
 
 
-def _copy_runs(data: U8, offset: I64, size: I64) -> tuple[I64, U8]:
-    """Return where each range of a file is in a copy that holds all ranges, and the copy."""
+def _copy_runs(
+    files: Sequence[ObjectFile], owner: I32, offset: I64, size: U64
+) -> tuple[I64, U8]:
+    """Return where each range of its file is in a copy that holds all ranges, and the copy."""
     if not len(offset):
         return offset, np.zeros(0, np.uint8)
-    order = np.argsort(offset, kind="stable")
-    first, last = offset[order], offset[order] + size[order].astype(np.int64)
+    key = (owner.astype(np.int64) << _FILE_BITS) | offset
+    order = np.argsort(key, kind="stable")
+    first, last = key[order], key[order] + size[order].astype(np.int64)
     last = np.maximum.accumulate(last)  # sections of a damaged file may overlap
     breaks = np.flatnonzero(first[1:] > last[:-1] + _GAP) + 1
     heads, tails = np.append(0, breaks), np.append(breaks, len(order)) - 1
-    spans = [
-        data[first[h] : last[t]] for h, t in zip(heads.tolist(), tails.tolist(), strict=True)
-    ]
+    low = (1 << _FILE_BITS) - 1
+    ranges = zip(
+        owner[order[heads]].tolist(),
+        (first[heads] & low).tolist(),
+        (last[tails] & low).tolist(),
+        strict=True,
+    )
+    spans = [files[row].data[start:end] for row, start, end in ranges]
     starts = np.cumsum([0, *map(len, spans)])[:-1]
-    run = np.searchsorted(first[heads], offset, side="right") - 1
-    return starts[run] + offset - first[heads][run], np.concatenate(spans)
+    run = np.searchsorted(first[heads], key, side="right") - 1
+    return starts[run] + key - first[heads][run], np.concatenate(spans)
 
 
 def _symbols_of(
-    files: Sequence[ObjectFile], block_of_section: Sequence[I32], block_count: int
+    files: Sequence[ObjectFile], of_section: I32, firsts: I64, block_count: int
 ) -> tuple[Symbols, Blocks]:
     """Return the symbols of all objects, and a zero-fill block for each COMMON one."""
     names = [name for file in files for name in file.symbol_names]
@@ -155,12 +157,8 @@ def _symbols_of(
     section = joined([file.symbol_sections for file in files])
     counts = [len(file.symbols) for file in files]
     owner = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-    block = joined(
-        [
-            np.where(file.symbol_sections >= 0, table[np.maximum(file.symbol_sections, 0)], -1)
-            for file, table in zip(files, block_of_section, strict=True)
-        ]
-    ).astype(np.int32)
+    block = of_section[np.maximum(section, 0) + firsts[owner]]
+    block[section < 0] = NO_ROW
     origin = np.where(block >= 0, Origin.BLOCK, Origin.UNDEFINED).astype(np.uint8)
     origin[section == ABSOLUTE] = Origin.ABSOLUTE
     # gABI: a relocation against the null symbol uses 0 as the symbol's value
@@ -214,7 +212,8 @@ def _common_blocks(owner: I32, size: Any, align: Any) -> Blocks:  # noqa: ANN401
 
 def _edges_of(
     files: Sequence[ObjectFile],
-    block_of_section: Sequence[I32],
+    of_section: I32,
+    section_firsts: I64,
     blocks: Blocks,
     arch: Architecture,
 ) -> Edges:
@@ -223,9 +222,10 @@ def _edges_of(
     counts = [len(file.relocations) for file in files]
     firsts = np.cumsum([0, *(len(file.symbols) for file in files)])[:-1]
     first = np.repeat(firsts.astype(np.int32), counts)
-    block = joined(
-        [table[f.relocation_sections] for f, table in zip(files, block_of_section, strict=True)]
-    ).astype(np.int32)
+    section = joined([file.relocation_sections for file in files])
+    if len(files) > 1:
+        section = section + np.repeat(section_firsts[:-1], counts)
+    block = of_section[section]
     kept = (blocks.region != Region.NONE)[block] & (block >= 0)
     if not bool(kept.all()):
         block, raw, first = block[kept], raw[kept], first[kept]

@@ -104,6 +104,8 @@ class LinkGraph:
     block_of_section: list[I32] = field(default_factory=list[I32])
     # (o,) row of Symbols that is the start of an object's GOT, or NO_ROW; empty: none has one
     got_symbol: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    # blocks by the name of their section, for patterns asked so far (see names.named_blocks)
+    named: dict[bytes, I32] = field(default_factory=dict[bytes, I32])
 
     def block_bytes(self, block: int) -> U8:
         """Return a writable view of a block's content; empty for a zero-filled block."""

@@ -5,7 +5,7 @@ blocks stand in falling alignment, each size rounded up to its own alignment: th
 offset is the sum of the sizes before, and no gap is larger than a block's own tail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -108,14 +108,23 @@ def initial_blocks(graph: LinkGraph) -> Bool:
 
 def image(graph: LinkGraph, placed: Placed, arch: Architecture) -> U8:
     """Return all bytes of an allocation; gaps between functions are traps, others zero."""
-    blocks, allocation = graph.blocks, placed.allocation
-    fill = arch.trap if placed.region == Region.CODE else b"\0"
-    data = np.frombuffer(fill * (allocation.size // len(fill)), np.uint8).copy()
-    start, end = np.uint64(allocation.addr), np.uint64(allocation.addr + allocation.size)
-    inside = fresh_blocks(graph) & (blocks.addr >= start) & (blocks.addr < end)
-    rows = np.flatnonzero(inside & (blocks.content >= 0))
-    target, source = data.data, graph.content.data
-    columns = (blocks.addr[rows] - start, blocks.content[rows], blocks.size[rows])
-    for at, content, size in zip(*(column.tolist() for column in columns), strict=True):
-        target[at : at + size] = source[content : content + size]
-    return data
+    return next(images(graph, [placed], arch))
+
+
+def images(graph: LinkGraph, placed: Sequence[Placed], arch: Architecture) -> Iterator[U8]:
+    """Yield the bytes of each allocation, as `image` does, looking at the blocks once."""
+    blocks = graph.blocks
+    rows = np.flatnonzero(fresh_blocks(graph) & (blocks.content >= 0))
+    rows = rows[np.argsort(blocks.addr[rows], kind="stable")]
+    addr = blocks.addr[rows]
+    columns = addr.tolist(), blocks.content[rows].tolist(), blocks.size[rows].tolist()
+    source = graph.content.data
+    for item in placed:
+        start, size = int(item.allocation.addr), item.allocation.size
+        fill = arch.trap if item.region == Region.CODE else b"\0"
+        data = bytearray(fill * (size // len(fill)))
+        ends = np.array([start, start + size], np.uint64)
+        inside = slice(*addr.searchsorted(ends).tolist())
+        for at, content, length in zip(*(column[inside] for column in columns), strict=True):
+            data[at - start : at - start + length] = source[content : content + length]
+        yield np.frombuffer(data, np.uint8)

@@ -5,7 +5,7 @@ with -ffunction-sections have tens of thousands of them.
 """
 
 import re
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -35,32 +35,36 @@ def holding(names: list[bytes], pattern: bytes) -> I64:
     return np.unique(np.searchsorted(ends, hits, side="right").astype(np.int64))
 
 
-@lru_cache(maxsize=256)  # one pattern is asked for in several passes
-def named_sections(file: ObjectFile, pattern: bytes) -> I64:
-    """Return the sections of an object whose name matches a pattern from its start.
+def named_blocks(graph: LinkGraph, pattern: bytes) -> Bool:
+    """Return (b,) which blocks come from a section whose name matches a pattern.
+
+    What is found is kept with the graph; blocks are only ever added to it, without a section.
+    """
+    found = graph.named.get(pattern)
+    if found is None:
+        rows = matching_sections(graph.objects, pattern)
+        blocks = np.concatenate([np.zeros(0, np.int32), *graph.block_of_section])[rows]
+        found = graph.named[pattern] = blocks[blocks >= 0]
+    named = np.zeros(len(graph.blocks.object), np.bool_)
+    named[found] = True
+    return named
+
+
+def matching_sections(files: Sequence[ObjectFile], pattern: bytes) -> I64:
+    """Return the rows, in the sections of all files together, whose name matches a pattern.
 
     Code and what is not loaded have nothing that is known by its name, `.init` and `.fini`
     aside: most sections are not even looked at.
     """
-    rows = _by_name(file)
-    found = matching([file.section_names[row] for row in rows.tolist()], pattern)
-    return rows[found]
-
-
-@lru_cache(maxsize=64)
-def _by_name(file: ObjectFile) -> I64:
-    headers: Any = file.sections
-    flags = headers["sh_flags"]
+    headers: list[Any] = [file.sections for file in files]
+    if not headers:
+        return np.zeros(0, np.int64)
+    flags = np.concatenate([header["sh_flags"] for header in headers])
+    names = files[0].section_names
+    if len(files) > 1:
+        names = [name for file in files for name in file.section_names]
     plain = ((flags & _ALLOC) != 0) & ((flags & _EXECINSTR) == 0)
     for row in np.flatnonzero((flags & _EXECINSTR) != 0).tolist():
-        plain[row] = file.section_names[row] in _RUN_ONCE
-    return np.flatnonzero(plain)
-
-
-def named_blocks(graph: LinkGraph, pattern: bytes) -> Bool:
-    """Return (b,) which blocks come from a section whose name matches a pattern."""
-    named = np.zeros(len(graph.blocks.object), np.bool_)
-    for file, block in zip(graph.objects, graph.block_of_section, strict=True):
-        found = block[named_sections(file, pattern)]
-        named[found[found >= 0]] = True
-    return named
+        plain[row] = names[row] in _RUN_ONCE
+    rows = np.flatnonzero(plain)
+    return rows[matching([names[row] for row in rows.tolist()], pattern)]

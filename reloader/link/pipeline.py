@@ -147,4 +147,6 @@ def link_graph(graph: LinkGraph, setting: Setting) -> Linked:
     write_eh_frame_hdr(graph, unwind)
     if hooks:
         hooks.at(Border.POST_FIXUP, graph, arch)
-    return Linked(graph, placed, unwind, initial_values(graph, pieces), choices(graph, resolvers))
+    return Linked(
+        graph, placed, unwind, initial_values(graph, pieces), choices(graph, resolvers)
+    )

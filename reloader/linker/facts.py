@@ -28,7 +28,7 @@ class Memory:
     def __init__(self, parts: Sequence[tuple[int, U8]]) -> None:
         """Take (address, bytes) of everything that was placed."""
         self.parts = sorted(parts, key=lambda part: part[0])
-        self._starts = [addr for addr, _ in self.parts]
+        self._starts = np.array([addr for addr, _ in self.parts], np.uint64)
 
     def read(self, addr: int, size: int) -> U8:
         """Return a copy of up to `size` bytes.
@@ -36,7 +36,7 @@ class Memory:
         Raises:
             ExpressionError: There is nothing at the address.
         """
-        row = int(np.searchsorted(np.array(self._starts, np.uint64), addr, side="right")) - 1
+        row = int(np.searchsorted(self._starts, np.uint64(addr), side="right")) - 1
         if row >= 0:
             start, data = self.parts[row]
             if addr < start + len(data):
@@ -49,12 +49,13 @@ def placed_parts(linked: Linked, arch: Architecture) -> list[tuple[int, U8]]:
     """Return (address, bytes) of every block, pinned ones too; gaps belong to their block."""
     graph, blocks = linked.graph, linked.graph.blocks
     parts = [(int(item.allocation.addr), image(graph, item, arch)) for item in linked.placed]
-    ends = [(start, start + len(data)) for start, data in parts]
-    known = blocks.live & (blocks.addr != np.uint64(NO_ADDR))
-    for block in np.flatnonzero(known).tolist():
+    parts.sort(key=lambda part: part[0])
+    starts = np.array([0, *(addr for addr, _ in parts)], np.uint64)
+    ends = np.array([0, *(addr + len(data) for addr, data in parts)], np.uint64)
+    known = np.flatnonzero(blocks.live & (blocks.addr != np.uint64(NO_ADDR)))
+    row = np.searchsorted(starts, blocks.addr[known], side="right") - 1
+    for block in known[blocks.addr[known] >= ends[row]].tolist():
         addr = int(blocks.addr[block])
-        if any(start <= addr < end for start, end in ends):
-            continue
         data = graph.block_bytes(block)
         parts.append((addr, data if len(data) else np.zeros(int(blocks.size[block]), np.uint8)))
     return parts

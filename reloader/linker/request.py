@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.object import ObjectFile
-from reloader.ids import NO_ADDR, NO_ROW, Region
+from reloader.ids import NO_ADDR, NO_ROW, U8, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.pipeline import Linked, Setting
 from reloader.linker.alone import Wishes, link_alone
@@ -116,9 +117,15 @@ def link_unexecuted(request: Request, times: Times) -> Result:
             take_thread_room=arena.take_thread_room,
         )
         linked = link_alone(objects, setting, names, request.wishes())
-        parts = [*placed_parts(linked, arch), *arena.pages(linked.graph)]
-    memory = Memory(parts)
-    facts = LinkedFacts(linked.graph, memory.read, arena.stub_addr, arena.slot_addr, arch)
+
+    @cache
+    def memory() -> Memory:
+        return Memory([*placed_parts(linked, arch), *arena.pages(linked.graph)])
+
+    def read(addr: int, size: int) -> U8:
+        return memory().read(addr, size)
+
+    facts = LinkedFacts(linked.graph, read, arena.stub_addr, arena.slot_addr, arch)
     return Result(linked, facts, objects, times)
 
 

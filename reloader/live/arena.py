@@ -56,7 +56,9 @@ class Pages:
     def take(self, count: int, name: str) -> int:
         """Return the first page of a free run and mark it taken."""
         first = self.quickly(count)
-        if first >= 0:
+        if first < 0 and self.state[self.high - 1] == TAKEN:
+            first = self.high  # no run goes on into the untouched pages
+        if 0 <= first <= len(self.state) - count:
             self.mark(first, count, TAKEN)
             return first
         starts, ends = self.runs()

@@ -101,7 +101,7 @@ class Channel:
             return fd, int(guard[0])
 
     def call_catching(self, *arguments: int) -> tuple[int, str | None]:
-        """Call a function that may throw; return its result and the exception's type, if any."""
+        """Call a function that may throw; return its result and the exception's type."""
         with self._lock:
             end = time.monotonic() + 10.0
             result = self._command(layout.OP_CALL_CATCHING, arguments, end, 10.0)

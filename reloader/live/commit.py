@@ -11,7 +11,7 @@ import numpy as np
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, SlotId
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
-from reloader.link.layout import body_addr, fresh_blocks, image
+from reloader.link.layout import body_addr, fresh_blocks, images
 from reloader.link.passes.build_tables import WANTS_SLOT
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
@@ -27,11 +27,11 @@ def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
     local = (symbols.binding[rows] == STB_LOCAL) & (symbols.object[rows] != NO_ROW)
     homes = [*(file.key for file in graph.objects), ("", "")]
     owner: list[int] = np.where(local, symbols.object[rows], len(graph.objects)).tolist()
-    names = symbols.name
+    names, functions = symbols.name, list[int](rows.tolist())
     fields = zip(
         [homes[at][0] for at in owner],
         [homes[at][1] for at in owner],
-        [names[row] for row in rows.tolist()],
+        [names[row] for row in functions],
         strict=True,
     )
     return list(map(SlotKey._make, fields))
@@ -62,8 +62,8 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
 def write_blocks(program: Program, plan: Plan) -> int:
     """Write all bytes of a transaction's memory into the arena; return how many."""
     written = 0
-    for item in plan.placed:
-        data = image(plan.graph, item, program.arch)
+    contents = images(plan.graph, plan.placed, program.arch)
+    for item, data in zip(plan.placed, contents, strict=True):
         program.target.arena.view(item.allocation.addr, len(data))[:] = data
         written += len(data)
     return written

@@ -108,7 +108,7 @@ def retain(program: Program, plan: Plan, generation: Generation) -> None:
 
 
 def pending(program: Program, graph: LinkGraph, name: bytes) -> list[tuple[int, int, int]]:
-    """Return (priority, address, object) of each function to run, in the order of the blocks."""
+    """Return (priority, address, object) of each function to run, in block order."""
     blocks = graph.blocks
     found: list[tuple[int, int, int]] = []
     for block in np.flatnonzero(blocks.live & (blocks.section != NO_ROW)).tolist():

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from reloader.elf.object import UNDEFINED
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Generation, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed, body_addr
@@ -22,6 +23,7 @@ def next_versions(
 ) -> list[LiveObject]:
     """Return the LiveObject of every object of a placed graph."""
     versions: list[LiveObject] = []
+    addrs = defined_addrs(graph)
     for row, file in enumerate(graph.objects):
         own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
         before = program.objects.get(file.key)
@@ -30,7 +32,7 @@ def next_versions(
                 file=file,
                 generation=generation,
                 section_addr=section_addrs(graph, row),
-                symbol_addr=defined_addrs(graph, own),
+                symbol_addr=addrs[own].copy(),
                 symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
                 data=next_data_map(graph, row, before),
             )
@@ -47,11 +49,11 @@ def section_addrs(graph: LinkGraph, row: int) -> U64:
     return np.where(single, addr, np.uint64(NO_ADDR)).astype(np.uint64)
 
 
-def defined_addrs(graph: LinkGraph, own: slice) -> U64:
-    """Return the canonical address of an object's own symbols, NO_ADDR for undefined ones."""
+def defined_addrs(graph: LinkGraph) -> U64:
+    """Return the canonical address of the objects' own symbols, NO_ADDR for undefined ones."""
     sections = np.concatenate([file.symbol_sections for file in graph.objects])
-    undefined = sections[own] == -1
-    return np.where(undefined, np.uint64(NO_ADDR), graph.symbols.addr[own]).astype(np.uint64)
+    own = graph.symbols.addr[: len(sections)]
+    return np.where(sections == UNDEFINED, np.uint64(NO_ADDR), own).astype(np.uint64)
 
 
 def hold(
@@ -83,22 +85,22 @@ def hold(
     fresh.add(rows)
     for source, target in referenced_pairs(graph, fresh, ledger):
         fresh.rows[source].references.add(target)
-    for row in rows:
+    tables = unwind_tables(graph)
+    for row, item in zip(rows, placed, strict=True):
         if row.unwind_addr:
-            row.references |= unwind_tables(graph, (fresh, ledger), row.object, unwind)
+            addrs = np.array([*tables.get(item.object, ()), unwind], np.uint64)
+            row.references |= fresh.holding(addrs) | ledger.holding(addrs)
     return rows
 
 
-def unwind_tables(
-    graph: LinkGraph, ledgers: Sequence[Ledger], owner: tuple[str, str], header: int
-) -> set[int]:
-    """Return the memory of the unwind tables of one object's code: an unwinder reads them."""
+def unwind_tables(graph: LinkGraph) -> dict[int, list[int]]:
+    """Return the addresses of each object's unwind tables: an unwinder reads them."""
     blocks = graph.blocks
-    keys = [file.key for file in graph.objects]
-    mine = blocks.object == (keys.index(owner) if owner in keys else NO_ROW)
-    tables = blocks.addr[named_blocks(graph, UNWIND_NAME) & mine & blocks.live]
-    addrs = np.append(tables, np.uint64(header))
-    return set[int]().union(*(ledger.holding(addrs) for ledger in ledgers))
+    tables: dict[int, list[int]] = {}
+    rows = np.flatnonzero(named_blocks(graph, UNWIND_NAME) & blocks.live)
+    for owner, addr in zip(blocks.object[rows].tolist(), blocks.addr[rows].tolist(), strict=True):
+        tables.setdefault(owner, []).append(addr)
+    return tables
 
 
 def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tuple[int, int]]:

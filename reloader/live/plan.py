@@ -43,7 +43,7 @@ class Plan:
     retained: bool = False  # undone, but what it took stays: constructors have run in it
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
-        """Return (slot, (address, bytes before, bytes after)) of each write into the program."""
+        """Return (slot, (address, bytes before, after)) of each write into the program."""
         plan = self.redirects
         if plan is None:
             return []

@@ -166,7 +166,7 @@ class Process:
         self.channel.write_thread_image(offset, data)
 
     def thread_offsets(self, names: Sequence[bytes]) -> U64:
-        """Return each name's offset from the thread pointer; 0: unknown, 1: not the same in all."""
+        """Return each name's offset from the thread pointer; 0: unknown, 1: not one for all."""
         return self.channel.resolve(names, layout.OP_THREAD_OFFSETS)
 
     def thread_destructors(self, handle: int) -> int:

@@ -83,9 +83,9 @@ class SymbolIndex:
 
     def ask(self, names: Sequence[bytes]) -> None:
         """Ask the process for names; a thread-local one is known by its offset."""
-        addrs = self.resolve(names).tolist() if names else []
+        addrs: list[int] = self.resolve(names).tolist() if names else []
         found = [(n, addr) for n, addr in zip(names, addrs, strict=True) if addr]
-        offsets = self.thread_offsets([n for n, _ in found]).tolist() if found else []
+        offsets: list[int] = self.thread_offsets([n for n, _ in found]).tolist()
         for (name, addr), offset in zip(found, offsets, strict=True):
             known = Known(addr, NO_ROW, 0, 0)
             if offset > 1:

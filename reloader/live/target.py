@@ -161,7 +161,7 @@ class Target(Protocol):
         ...
 
     def thread_offsets(self, names: Sequence[bytes]) -> U64:
-        """Return each name's offset from the thread pointer; 0: unknown, 1: not the same in all."""
+        """Return each name's offset from the thread pointer; 0: unknown, 1: not one for all."""
         ...
 
     def resolve(self, names: Sequence[bytes]) -> U64:

@@ -5,6 +5,7 @@ second. An input is made anew when its recipe's text changes.
 """
 
 import hashlib
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from tests.support.sources import ROOT
 FOLDER: Final = ROOT / ".work" / "bench"
 SECTIONS: Final = ("-ffunction-sections", "-fdata-sections")
 _PLAIN: Final = "int sqlite3_libversion_number(void){ return SQLITE_VERSION_NUMBER; }"
-_EDITED: Final = "int sqlite3_libversion_number(void){ return SQLITE_VERSION_NUMBER + 1; }"
+_MARKER: Final = 0x5EED0000
+_MARKED: Final = f"int sqlite3_libversion_number(void){{ return {_MARKER:#x}; }}"
 _NO_STACK: Final = '.section .note.GNU-stack,"",@progbits\n'
 _FEATURES: Final = (  # of Debian's package: the object has then the 2 MB that people load
     "COLUMN_METADATA", "DBSTAT_VTAB", "FTS3", "FTS3_PARENTHESIS", "FTS3_TOKENIZER", "FTS4",
@@ -25,16 +27,30 @@ _FEATURES: Final = (  # of Debian's package: the object has then the 2 MB that p
 )  # fmt: skip
 
 
-def sqlite(name: str, *flags: str, edited: bool = False) -> Path:
+def sqlite(name: str, *flags: str) -> Path:
     """Return sqlite's amalgamation, compiled -O2 -fPIC and some more flags."""
     target = FOLDER / f"{name}.o"
     if not target.exists():
         text = (build_sqlite().folder / "sqlite3.c").read_text("utf-8")
         assert _PLAIN in text
-        text = text.replace(_PLAIN, _EDITED) if edited else text
+        text = text.replace(_PLAIN, _MARKED)
         features = [f"-DSQLITE_ENABLE_{name}" for name in _FEATURES]
         _made(target, ("gcc", "-O2", "-fPIC", *features, *flags), ".c", text)
     return target
+
+
+class Edits:
+    """Versions of sqlite in which one function returns another number each time."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a compiled object as the pattern."""
+        self.pattern = path.read_bytes()
+        assert self.pattern.count(struct.pack("<BI", 0xB8, _MARKER)) == 1
+
+    def content(self, number: int) -> bytes:
+        """Return a version."""
+        mark = struct.pack("<BI", 0xB8, _MARKER)
+        return self.pattern.replace(mark, struct.pack("<BI", 0xB8, _MARKER + number))
 
 
 def many_functions(count: int) -> Path:
@@ -181,6 +197,5 @@ def _made(target: Path, command: tuple[str, ...], suffix: str, text: str) -> Non
 SQLITE: Final[dict[str, Callable[[], Path]]] = {
     "sqlite": lambda: sqlite("sqlite"),
     "sqlite-sections": lambda: sqlite("sqlite-sections", *SECTIONS),
-    "sqlite-edited": lambda: sqlite("sqlite-edited", *SECTIONS, edited=True),
     "sqlite-g": lambda: sqlite("sqlite-g", "-g"),
 }

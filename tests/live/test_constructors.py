@@ -1,4 +1,4 @@
-"""Constructors, destructors and what objects register with the C library, in running programs."""
+"""Constructors, destructors and what objects register with the C library."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from reloader.outcome import Outcome
 from reloader.session import Session
-from tests.support.road import MAIN, Program, attached, reload
+from tests.support.road import MAIN, Program, attached
 
 pytestmark = pytest.mark.live
 
@@ -16,7 +16,9 @@ int (*hook)(int);
 char trace[256];
 int answer(int n)
 {
-    if (n == 99) { int sum = 0; for (char *c = trace; *c; c++) sum = sum * 10 + *c - '0'; return sum; }
+    int sum = 0;
+    for (char *c = trace; n == 99 && *c; c++) sum = sum * 10 + *c - '0';
+    if (n == 99) return sum;
     return hook ? hook(n) : -1;
 }
 """
@@ -149,7 +151,11 @@ static void destroy(void *object) { total += *(int *)object; }
 extern int __cxa_thread_atexit(void (*)(void *), void *, void *);
 extern char __dso_handle;
 static int value = 5;
-static int use(int n) { if (n == 1) __cxa_thread_atexit(destroy, &value, &__dso_handle); return total; }
+static int use(int n)
+{
+    if (n == 1) __cxa_thread_atexit(destroy, &value, &__dso_handle);
+    return total;
+}
 __attribute__((constructor)) static void begin(void) { hook = use; }
 """
 

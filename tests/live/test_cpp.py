@@ -1,4 +1,4 @@
-"""C++ that is reloaded while it runs: exceptions, virtual functions, inline functions, guards, constructors."""
+"""C++ that is reloaded while it runs: exceptions, vtables, inline functions, constructors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +117,14 @@ SHAPES_USER = (
     SHAPES
     + """
 static Shape *old;
-int answer(int n) { if (!old) old = make(3); Shape *fresh = make(4); int sum = old->area(n) * 1000 + fresh->area(n); delete fresh; return sum; }
+int answer(int n)
+{
+    if (!old) old = make(3);
+    Shape *fresh = make(4);
+    int sum = old->area(n) * 1000 + fresh->area(n);
+    delete fresh;
+    return sum;
+}
 """
 )
 
@@ -144,7 +151,9 @@ ONE = INLINE + "int one() { return next() * 100 + twice(3); }"
 TWO = INLINE + "int one(); int answer(int n) { return n ? one() : next() * 100 + twice(4); }"
 
 
-def test_inline_functions_of_two_objects_are_one_and_keep_their_statics(program: Program) -> None:
+def test_inline_functions_of_two_objects_are_one_and_keep_their_statics(
+    program: Program,
+) -> None:
     def texts(factor: int) -> dict[str, str]:
         return {n: t.replace("FACTOR", str(factor)) for n, t in (("one", ONE), ("two", TWO))}
 
@@ -153,7 +162,9 @@ def test_inline_functions_of_two_objects_are_one_and_keep_their_statics(program:
     with attached(program) as session:
         live(session, program.compile(**texts(5)))
         assert [program.ask(n) for n in (0, 1, 0)] == [4620, 4715, 4820]
-        live(session, program.compile(one=ONE.replace("FACTOR", "5").replace("* 100", "* 1000")))
+        live(
+            session, program.compile(one=ONE.replace("FACTOR", "5").replace("* 100", "* 1000"))
+        )
         assert [program.ask(n) for n in (0, 1)] == [4920, 50015]
     assert program.stop() == 0
 
@@ -198,7 +209,15 @@ def test_the_standard_library_works_in_reloaded_code_and_keeps_its_objects(
     assert program.stop() == 0
 
 
-HOOKED = "#include <iostream>\nint (*hook)(int); int answer(int n) { if (n == 7) std::cout.flush(); return hook ? hook(n) : -1; }"
+HOOKED = """
+#include <iostream>
+int (*hook)(int);
+int answer(int n)
+{
+    if (n == 7) std::cout.flush();
+    return hook ? hook(n) : -1;
+}
+"""
 PLUGIN = """
 #include <cstdlib>
 #include <iostream>
@@ -206,7 +225,11 @@ PLUGIN = """
 extern int (*hook)(int);
 struct Registered {
     std::string text;
-    Registered() : text("a text of more than sixteen characters") { if (THROW) throw std::string("no"); hook = use; }
+    Registered() : text("a text of more than sixteen characters")
+    {
+        if (THROW) throw std::string("no");
+        hook = use;
+    }
     ~Registered() { hook = nullptr; }
     static int use(int n);
 };
@@ -236,13 +259,18 @@ def test_a_new_object_is_constructed_and_destroyed(program: Program) -> None:
 
 GROWING = """
 #include <string>
-struct Named { std::string text; Named(const char *t) : text(t) {} ~Named() { text = "gone"; } };
+struct Named {
+    std::string text;
+    Named(const char *t) : text(t) {}
+    ~Named() { text = "gone"; }
+};
 FIRST
 int answer(int n) { SECOND }
 """
 
 
-ANCHOR = "#include <iostream>\nvoid anchor() { std::cout.flush(); }"  # the program has the library
+# so that the program has the library
+ANCHOR = "#include <iostream>\nvoid anchor() { std::cout.flush(); }"
 
 
 def growing(first: str, second: str) -> str:
@@ -253,7 +281,9 @@ def test_a_new_variable_is_constructed_by_the_reload_that_brings_it(program: Pro
     begin(program, anchor=ANCHOR, growing=growing("static int calls;", "return ++calls;"))
     assert program.ask() == 1
     with attached(program) as session:
-        first = 'static int calls; static Named added("a text of more than sixteen characters");'
+        first = (
+            'static int calls; static Named added("a text of more than sixteen characters");'
+        )
         second = "added.text += '.'; return ++calls * 1000 + (int)added.text.size();"
         live(session, program.compile(growing=growing(first, second)))
         assert program.ask() == 2039
@@ -265,17 +295,19 @@ def test_a_new_variable_is_constructed_by_the_reload_that_brings_it(program: Pro
         if outcome.code != "ambiguous-reference":  # clang's references to a section that grew
             assert (outcome.state, outcome.code) == ("refused", "mixed-constructor")
             assert "late: new, and initialised by _GLOBAL__sub_I_" in outcome.error
-            assert "which would initialise added again. Nothing was changed." in outcome.error
+            assert "added again. Nothing was changed. Make it a static" in outcome.error
         inner = 'static Named late("late"); ' + more
-        live(session, program.compile(growing=growing(first, inner)))
-        assert program.ask() == 4045
+        outcome = reload(session, *program.compile(growing=growing(first, inner)))
+        if outcome.code != "ambiguous-reference":
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert program.ask() == 4045
     assert program.stop() == 0
 
 
 def test_a_constructor_that_throws_undoes_the_load(program: Program) -> None:
     begin(program, hooked=HOOKED)
     with attached(program) as session:
-        (plugin,) = program.compile(plugin=PLUGIN.replace("THROW", "(getenv(\"HOME\") || true)"))
+        (plugin,) = program.compile(plugin=PLUGIN.replace("THROW", '(getenv("HOME") || true)'))
         outcome = session.reload_files([str(plugin)], named=True)
         assert outcome.state == "failed"
         assert outcome.code == "constructor-threw"

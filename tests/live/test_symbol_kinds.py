@@ -1,4 +1,4 @@
-"""Kinds of symbols beyond plain ones: IFUNC, versions, COMMON, unique and weak ones, across generations."""
+"""Kinds of symbols beyond plain ones, across generations: IFUNC, versions, COMMON."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,10 @@ int (*chosen_address(void))(int) { return chosen; }
 USES = """
 int chosen(int);
 int (*chosen_address(void))(int);
-int answer(int n) { return chosen(n) * FACTOR + (chosen_address() == chosen_address() ? 0 : 1000); }
+int answer(int n)
+{
+    return chosen(n) * FACTOR + (chosen_address() == chosen_address() ? 0 : 1000);
+}
 """
 
 

@@ -24,7 +24,12 @@ __thread int counted = 40;
 static __thread long zeroed;
 static __thread volatile char text[8] = "abc";
 static __thread int *volatile pointer = &target[2];
-int answer(int n) { counted += n; zeroed++; return counted * 1000 + (int)zeroed * 100 + text[1] - 'a' + *pointer; }
+int answer(int n)
+{
+    counted += n;
+    zeroed++;
+    return counted * 1000 + (int)zeroed * 100 + text[1] - 'a' + *pointer;
+}
 """
 FLAGS = [
     "gcc -O2", "gcc -O0", "gcc -O2 -fPIC", "gcc -O0 -fPIC -fno-plt", "gcc -O2 -fno-pie -no-pie",
@@ -50,7 +55,12 @@ def entered(program: Program, way: str) -> Generator[Session]:
         return
     argv, env, theirs, ours = prepare_spawn([str(program.executable)], os.environ)
     program.process = subprocess.Popen(
-        argv, env=env, pass_fds=[theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        argv,
+        env=env,
+        pass_fds=[theirs],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     os.close(theirs)
     adopted = adopt(program.process.pid, socket.socket(fileno=ours))
@@ -98,5 +108,108 @@ def test_new_variables_are_right_in_every_thread(tmp_path: Path, flags: str, way
             assert (outcome.state, outcome.error) == ("live", "")
             assert program.ask(11) == 50504
             assert session.process.thread_room.used() == 32
+    finally:
+        program.stop()
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    program = program_of(tmp_path, "gcc -O2")
+    program.compile(main=THREADED, added=FIRST)
+    program.link()
+    text = "__thread int many[SIZE]; int answer(int n) { return many[n] += n + 1; }"
+    try:
+        with entered(program, "attach") as session:
+            outcome = reload(session, *program.compile(added=text.replace("SIZE", "257")))
+            assert (outcome.state, outcome.code) == ("refused", "thread-room")
+            assert outcome.error == (
+                "new thread-local variables need 1028 bytes in every thread, and of the room "
+                "for them 1024 of 1024 bytes are free. Nothing was changed. Make them smaller "
+                "or plain variables, or start the program under `reloader run`, which "
+                "has room for 4096 bytes."
+            )
+            assert session.process.thread_room.used() == 0
+            assert program.ask(11) == 1
+            outcome = reload(session, *program.compile(added=text.replace("SIZE", "256")))
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert (program.ask(11), program.ask(11), program.ask(1)) == (2, 4, 2)
+            outcome = reload(session, *program.compile(added=text.replace("SIZE", "200")))
+            assert (outcome.state, outcome.code) == ("refused", "data-layout")
+            assert "many has 1024 bytes in the program, 800 in the new object" in outcome.error
+            assert "--reinit many" in outcome.error
+    finally:
+        program.stop()
+
+
+def test_room_of_a_variable_that_went_is_used_again(tmp_path: Path) -> None:
+    program = program_of(tmp_path, "gcc -O2")
+    program.compile(main=THREADED, added=FIRST)
+    program.link()
+    text = "__thread int NAME[150] = {7}; int answer(int n) { return NAME[n] += n + 1; }"
+    try:
+        with entered(program, "attach") as session:
+            for name in ("one", "two", "three", "four"):
+                outcome = reload(session, *program.compile(added=text.replace("NAME", name)))
+                assert (outcome.state, outcome.error) == ("live", "")
+                assert (program.ask(0), program.ask(10), program.ask(11)) == (8, 8, 2)
+                outcome = reload(session, *program.compile(added=FIRST))
+                assert (outcome.state, outcome.error) == ("live", "")
+                for _ in range(50):
+                    session.retiring.attempt()
+                    if not session.retiring.superseded():
+                        break
+                assert not session.retiring.superseded()
+    finally:
+        program.stop()
+
+
+def test_a_variable_is_started_anew_where_the_user_says_so(tmp_path: Path) -> None:
+    program = program_of(tmp_path, "gcc -O2")
+    text = "static __thread int own = 1; int answer(int n) { return own += n; }"
+    program.compile(main=THREADED, added=text)
+    program.link()
+    try:
+        with entered(program, "attach") as session:
+            assert (program.ask(5), program.ask(15)) == (6, 6)
+            outcome = reload(
+                session, *program.compile(added=text.replace("own += n", "own -= n"))
+            )
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert (program.ask(5), program.ask(15)) == (1, 1)
+            outcome = reload(session, *program.compile(added=text.replace("= 1", "= 100")))
+            assert any("every thread keeps its value" in note for note in outcome.notes)
+            edited = program.compile(added=text.replace("= 1", "= 200"))
+            outcome = reload(session, *edited, reinit=["own"])
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert (program.ask(5), program.ask(15)) == (205, 205)
+    finally:
+        program.stop()
+
+
+LIBRARY = "__thread int of_library = 30; int bump(void) { return ++of_library; }"
+USER = "int bump(void); int answer(int n) { return bump() + n; }"
+DIRECT = """
+extern __thread int of_library;
+int bump(void);
+int answer(int n) { of_library += 100; return bump() + n; }
+"""
+
+
+@pytest.mark.parametrize("flags", ["gcc -O2", "gcc -O2 -fPIC", "gcc -O0 -fno-pie -no-pie"])
+def test_variables_of_libraries_are_those_of_each_thread(tmp_path: Path, flags: str) -> None:
+    program = program_of(tmp_path, flags)
+    (tmp_path / "library.c").write_text(LIBRARY)
+    command = ["gcc", "-shared", "-fPIC", "-O2", "library.c", "-o", "liblibrary.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    program.compile(main=THREADED, user=USER)
+    program.link_flags += ["-L.", "-Wl,-rpath," + str(tmp_path)]
+    program.link("main.o", "user.o", "-llibrary")
+    try:
+        with entered(program, "attach") as session:
+            assert program.ask(1) == 32
+            outcome = reload(session, *program.compile(user=DIRECT))
+            assert (outcome.state, outcome.error) == ("live", "")
+            assert (program.ask(1), program.ask(11), program.ask(1)) == (133, 132, 234)
+            assert program.ask(100) == 2
+            assert program.ask(21) == 132
     finally:
         program.stop()

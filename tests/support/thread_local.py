@@ -6,7 +6,11 @@ THREADED = """
 #include <stdio.h>
 #include <stdlib.h>
 int answer(int);
-static struct worker { pthread_mutex_t lock; pthread_cond_t wake; int asked, done, n, result; } workers[16];
+static struct worker {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int asked, done, n, result;
+} workers[16];
 static int count;
 static void *work(void *argument)
 {

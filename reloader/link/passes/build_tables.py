@@ -10,27 +10,21 @@ import numpy as np
 
 from reloader.arch.base import Architecture, Table
 from reloader.elf.gather import one_of
-from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, append_filled_blocks, append_symbols, lookup
 from reloader.link.passes.functions import branch_edges
 from reloader.link.passes.resolve import (
     GOT_NAME,
-    Lines,
     WANTS_SLOT,
-    edge_place,
     live_edges,
-    no_lines,
 )
 
 _ENTRY: Final = 8  # bytes of a GOT entry
 _REACH: Final = (1 << 31) - (1 << 20)  # of a branch, less than what one instruction may add
 
 
-def build_tables(
-    graph: LinkGraph, arch: Architecture, arena: tuple[int, int]
-) -> None:
+def build_tables(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> None:
     """Make the GOT of each object, and say which symbols need a stub.
 
     Args:

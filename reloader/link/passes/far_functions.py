@@ -42,12 +42,11 @@ def reach_far_functions(graph: LinkGraph, arch: Architecture, arena: tuple[int, 
     shim, count = arch.far_jump, len(key)
     objects, targets = (key >> 32).astype(np.int32), (key & 0xFFFF_FFFF).astype(np.int32)
     sizes = np.full(count, len(shim.code), np.int64)
-    block = append_filled_blocks(
-        graph, sizes, object=objects, region=Region.CODE, align=_ALIGN
-    )
+    block = append_filled_blocks(graph, sizes, object=objects, region=Region.CODE, align=_ALIGN)
     for made in block.tolist():
         graph.block_bytes(made)[:] = np.frombuffer(shim.code, np.uint8)
-    names = [graph.symbols.name[row] for row in targets.tolist()]
+    rows_of: list[int] = targets.tolist()
+    names = [graph.symbols.name[row] for row in rows_of]
     jump = append_symbols(graph, names, object=objects, block=block)
     edges.symbol[rows] = jump[of_row.reshape(-1)]
     ((field, kind, _),) = shim.fields

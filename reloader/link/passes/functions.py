@@ -15,7 +15,6 @@ import numpy as np
 
 from reloader.arch.base import Architecture, Table
 from reloader.elf.object import UNDEFINED
-from reloader.elf.object import UNDEFINED
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup, some_edges

@@ -29,9 +29,7 @@ _PARTS: Final = re.compile(
 _TO_NEXT: Final = 4  # from a pc-relative field to the end of its instruction
 
 
-def plan_startup(
-    graph: LinkGraph, live: list[LiveObject | None], report: DataReport
-) -> None:
+def plan_startup(graph: LinkGraph, live: list[LiveObject | None], report: DataReport) -> None:
     """Find the constructors that a reload has to run, and keep their code.
 
     Args:

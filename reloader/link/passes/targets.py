@@ -77,6 +77,9 @@ def compare_targets(match: Matcher, pairs: Pairs) -> Verdict:
     sized = match.fields.sized[match.new.number[pairs.new]]
     size = graph.symbols.size[symbol] != old.file.symbols["st_size"][was]
     wrong = (sized & size) | ~known
+    # a thread-local variable that is started anew gets another place
+    placed = match.live.symbol_addr[was].astype(np.int64) != NO_ADDR
+    wrong |= inside & placed & (graph.symbols.type[symbol] == STT_TLS)
     return Verdict(
         equal=equal & ~wrong,
         depends=depends & ~equal & ~wrong,

@@ -214,12 +214,9 @@ def _wanting(graph: LinkGraph) -> ThreadPieces:
     rows: list[tuple[int, int, int, int]] = []
     for owner, file in enumerate(graph.objects):
         table = thread_variables(file)
-        for row, size, local in zip(
-            (table.symbol + graph.first_symbol[owner]).tolist(),
-            table.size.tolist(),
-            table.local.tolist(),
-            strict=True,
-        ):
+        own: list[int] = (table.symbol + graph.first_symbol[owner]).tolist()
+        sizes: list[int] = table.size.tolist()
+        for row, size, local in zip(own, sizes, table.local.tolist(), strict=True):
             name = symbols.name[row]
             if unplaced[row] and (used[row] or not (local or name in placed)):
                 rows.append((row, int(symbols.block[row]), int(symbols.offset[row]), size))

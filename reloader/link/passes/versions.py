@@ -18,6 +18,7 @@ from reloader.elf.gather import rows_of
 from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, NO_ROW, U8, Bool
 
+_WORDS = (1, 2, 4, 8)  # bytes that a field may have
 OFFSET_BITS = 40  # of a (section, offset) key: sections are far smaller than a terabyte
 
 
@@ -151,10 +152,12 @@ def version_of(file: ObjectFile, kinds: Fields) -> Version:
 def without_fields(data: U8, at: I64, width: NDArray[np.uint8]) -> bytearray:
     """Return the bytes with each field zero: assemblers may leave anything in them."""
     result = bytearray(data.data)
-    masked = np.frombuffer(result, np.uint8)
     for size in np.unique(width).tolist():
-        places: I64 = at[width == size][:, None] + np.arange(size, dtype=np.int64)
-        masked[np.clip(places, 0, len(masked) - 1)] = 0
+        places = at[width == size]
+        count = len(result) - size + 1
+        if count > 0 and size in _WORDS:  # a view with one element a byte position
+            window = np.ndarray((count,), f"<u{size}", result, strides=(1,))
+            window[np.minimum(places, count - 1)] = 0
     return result
 
 
