@@ -142,7 +142,7 @@ def _copy_runs(
         (last[tails] & low).tolist(),
         strict=True,
     )
-    spans = [files[row].data[start:end] for row, start, end in ranges]
+    spans: list[U8] = [files[row].data[start:end] for row, start, end in ranges]
     starts = np.cumsum([0, *map(len, spans)])[:-1]
     run = np.searchsorted(first[heads], key, side="right") - 1
     return starts[run] + key - first[heads][run], np.concatenate(spans)

@@ -98,7 +98,9 @@ def unwind_tables(graph: LinkGraph) -> dict[int, list[int]]:
     blocks = graph.blocks
     tables: dict[int, list[int]] = {}
     rows = np.flatnonzero(named_blocks(graph, UNWIND_NAME) & blocks.live)
-    for owner, addr in zip(blocks.object[rows].tolist(), blocks.addr[rows].tolist(), strict=True):
+    for owner, addr in zip(
+        blocks.object[rows].tolist(), blocks.addr[rows].tolist(), strict=True
+    ):
         tables.setdefault(owner, []).append(addr)
     return tables
 

@@ -34,7 +34,9 @@ def measure() -> list[Figure]:
               for name, (make, sizes) in SERIES.items()}  # fmt: skip
     figures: list[Figure] = []
     for name, row in points.items():
-        ratio = max(after / before for (_, before), (_, after) in zip(row, row[1:], strict=False))
+        ratio = max(
+            after / before for (_, before), (_, after) in zip(row, row[1:], strict=False)
+        )
         note = ", ".join(f"{size}: {value:.0f} ms" for size, value in row)
         figures.append(Figure(f"twice the {name}", ratio, "x", MOST, note=note))
     write(points)
@@ -94,7 +96,9 @@ def plot(points: dict[str, list[tuple[int, float]]]) -> str:
                  for size, value in row]  # fmt: skip
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots]
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots
+        ]
         at = _EDGE + 20 * (number + 1)
         parts.append(f'<text x="{_EDGE + 12}" y="{at}" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,4 +1,4 @@
-"""Large inputs for the linker: real and generated objects, built once and kept in `.work/bench`.
+"""Large inputs for the linker: real and generated objects, built once, kept in `.work/bench`.
 
 Generated ones are assembled, not compiled: half a million relocations take the assembler a
 second. An input is made anew when its recipe's text changes.
@@ -30,12 +30,11 @@ _FEATURES: Final = (  # of Debian's package: the object has then the 2 MB that p
 def sqlite(name: str, *flags: str) -> Path:
     """Return sqlite's amalgamation, compiled -O2 -fPIC and some more flags."""
     target = FOLDER / f"{name}.o"
-    if not target.exists():
-        text = (build_sqlite().folder / "sqlite3.c").read_text("utf-8")
-        assert _PLAIN in text
-        text = text.replace(_PLAIN, _MARKED)
-        features = [f"-DSQLITE_ENABLE_{name}" for name in _FEATURES]
-        _made(target, ("gcc", "-O2", "-fPIC", *features, *flags), ".c", text)
+    text = (build_sqlite().folder / "sqlite3.c").read_text("utf-8")
+    assert _PLAIN in text
+    features = [f"-DSQLITE_ENABLE_{name}" for name in _FEATURES]
+    command = ("gcc", "-O2", "-fPIC", *features, *flags)
+    _made(target, command, ".c", text.replace(_PLAIN, _MARKED))
     return target
 
 
@@ -94,11 +93,11 @@ def one_section(relocations: int) -> Path:
 def call_cycle(count: int) -> Path:
     """Return static functions in own sections, each calling the next, the last the first."""
     parts = [_NO_STACK]
-    for row in range(count):
-        parts.append(
-            f'.section .text.s{row},"ax",@progbits\n.type s{row},@function\ns{row}:\n'
-            f"call s{(row + 1) % count}\nret\n.size s{row}, .-s{row}\n"
-        )
+    parts += [
+        f'.section .text.s{row},"ax",@progbits\n.type s{row},@function\ns{row}:\n'
+        f"call s{(row + 1) % count}\nret\n.size s{row}, .-s{row}\n"
+        for row in range(count)
+    ]
     parts.append(".text\n.globl enter\n.type enter,@function\nenter: jmp s0\n")
     parts.append(".size enter, .-enter\n")
     return _assembled(f"cycle-{count}", "".join(parts))
@@ -117,9 +116,11 @@ def archive(members: int) -> Path:
     for row in range(members):
         objects.append(f"m{row}.o")
         text = _member_text(row, members).encode()
-        subprocess.run(["as", "-o", folder / objects[-1], "-"], input=text, check=True)
+        command = ("as", "-o", folder / objects[-1], "-")
+        subprocess.run(command, input=text, check=True)
     target.unlink(missing_ok=True)
-    subprocess.run(["ar", "rcs", target, *objects], cwd=folder, check=True)
+    command = ("ar", "rcs", target, *objects)
+    subprocess.run(command, cwd=folder, check=True)
     stamp.write_text(key, "utf-8")
     return target
 
@@ -155,7 +156,9 @@ def comdats(classes: int = 750) -> Path:
 #include <vector>
 template <int N> struct Box {
     virtual ~Box() {}
-    virtual int get(int n) { total += n; return names.size() ? N + n : twice(n) + twice(n + 1); }
+    virtual int get(int n) {
+        total += n; return names.size() ? N + n : twice(n) + twice(n + 1);
+    }
     virtual void put(const std::string &s) { names.push_back(s + "put"); count[s] += N; }
     static int twice(int n) { return n > N ? Box<N / 2>::twice(n - 1) + shared : 2 * n; }
     int total = 0; static inline int shared = N;

@@ -52,10 +52,22 @@ class Rivals:
         """
         self.folder, self.inputs, self.entry, self.opened = folder, inputs, entry, opened
         self.objects = inputs
-        self.times = {name: Times() for name in ("ld.bfd", "ld.lld", "jitlink", "jitlink-phase")}
+        self.times = {
+            name: Times() for name in ("ld.bfd", "ld.lld", "jitlink", "jitlink-phase")
+        }
         self.opener = folder / "opener"
         if opened and not self.opener.exists():
-            command = ["gcc", "-O2", "-x", "c", "-", "-o", self.opener, "-Wl,--no-as-needed", "-lm"]
+            command = [
+                "gcc",
+                "-O2",
+                "-x",
+                "c",
+                "-",
+                "-o",
+                self.opener,
+                "-Wl,--no-as-needed",
+                "-lm",
+            ]
             subprocess.run(command, input=_OPENER, text=True, check=True)
 
     def once(self) -> None:

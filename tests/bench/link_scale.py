@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from reloader.elf.archive import read_archive
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
-from reloader.live.program import Program
 from tests.bench import link_growth, link_inputs
 from tests.bench.figures import Figure, progress
 from tests.bench.link_rivals import Rivals, Times
 from tests.bench.link_world import best_of, keep, load, new_program
+
+if TYPE_CHECKING:
+    from reloader.live.program import Program
 
 ROUNDS: Final = 5
 EDITS: Final = 9

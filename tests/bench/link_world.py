@@ -62,7 +62,14 @@ def new_program() -> Program:
     target = _Target()
     image, baseline = cast("Any", _NoCode()), cast("Any", None)
     table = SlotTable(layout.SLOT_COUNT)
-    return Program(target, ARCH, image, baseline, table, SymbolIndex(target.resolve, target.thread_offsets, target.call))
+    return Program(
+        target,
+        ARCH,
+        image,
+        baseline,
+        table,
+        SymbolIndex(target.resolve, target.thread_offsets, target.call),
+    )
 
 
 def load(program: Program, objects: Sequence[ObjectFile]) -> Plan:

@@ -78,7 +78,9 @@ def _walk(  # noqa: PLR0913, PLR0917  one argument a column
     shift = (np.cumsum(span) - span).tolist()
     good = np.zeros(len(block), np.bool_)
     ends = offset + FIELD - first
-    rows = zip(heads.tolist(), tails.tolist(), shift, size.tolist(), begin.tolist(), strict=True)
+    rows = zip(
+        heads.tolist(), tails.tolist(), shift, size.tolist(), begin.tolist(), strict=True
+    )
     for head, tail, start, last, at in rows:
         wanted = ends[head:tail].tolist()
         found = _ends(lengths, start, last, set(wanted))
