@@ -192,7 +192,8 @@ def test_a_changed_archive_member_is_the_unit_that_reloads(project: Project) -> 
 
     def archive() -> None:
         (folder / "new.a").unlink(missing_ok=True)
-        subprocess.run(["/usr/bin/ar", "rcs", "new.a", "one.o", "two.o"], cwd=folder, check=True)
+        command = ["/usr/bin/ar", "rcs", "new.a", "one.o", "two.o"]
+        subprocess.run(command, cwd=folder, check=True)
         (folder / "new.a").rename(folder / "lib.a")
 
     archive()

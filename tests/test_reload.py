@@ -248,9 +248,8 @@ int answer(int n)
 
 
 def test_a_function_that_is_gone_is_freed_once_no_pointer_holds_it(plain: Program) -> None:
-    extra = HOLDER.replace("static int base", "static int extra(int n) { return n * 77 + 9999; }\n"
-                           "__attribute__((noinline)) static int base")  # fmt: skip
-    extra = extra.replace("= base", "= extra")
+    function = "static int extra(int n) { return n * 77 + 9999; }\n"
+    extra = function + HOLDER.replace("= base", "= extra")
     plain.compile(main=MAIN, holder=HOLDER)
     plain.link()
     plain.start()

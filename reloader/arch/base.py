@@ -122,7 +122,7 @@ class Architecture(Protocol):
         ...
 
     def instruction_lengths(self, code: U8) -> U8:
-        """Return (n,) the length of an instruction beginning at each byte; 0: not surely known."""
+        """Return (n,) the length of an instruction at each byte; 0: not surely known."""
         ...
 
     def rewrite_thread_local(self, content: U8, field: I64, table: U8) -> Rewritten:

@@ -95,8 +95,8 @@ class StateLostError(RefusedError):
         self.pid = pid
         super().__init__(
             f"process {pid} runs code that an earlier daemon loaded, and {folder} does not "
-            f"know it. {UNTOUCHED} Start the daemon in the project folder that was used before, "
-            "or restart the program."
+            f"know it. {UNTOUCHED} Start the daemon in the project folder that was used "
+            "before, or restart the program."
         )
 
 

@@ -136,8 +136,9 @@ def _copy_runs(
     breaks = np.flatnonzero(first[1:] > last[:-1] + _GAP) + 1
     heads, tails = np.append(0, breaks), np.append(breaks, len(order)) - 1
     low = (1 << _FILE_BITS) - 1
+    owners: list[int] = owner[order[heads]].tolist()
     ranges = zip(
-        owner[order[heads]].tolist(),
+        owners,
         (first[heads] & low).tolist(),
         (last[tails] & low).tolist(),
         strict=True,

@@ -122,7 +122,7 @@ def images(graph: LinkGraph, placed: Sequence[Placed], arch: Architecture) -> It
     for item in placed:
         start, size = int(item.allocation.addr), item.allocation.size
         fill = arch.trap if item.region == Region.CODE else b"\0"
-        data = bytearray(fill * (size // len(fill)))
+        data = bytearray(fill) * (size // len(fill))
         ends = np.array([start, start + size], np.uint64)
         inside = slice(*addr.searchsorted(ends).tolist())
         for at, content, length in zip(*(column[inside] for column in columns), strict=True):

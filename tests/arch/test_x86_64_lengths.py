@@ -20,7 +20,7 @@ addr32 mov 8(%eax), %ebx; testb $1, (%rax); testw $1, 4(%rax); testl $1, 400(%ra
 notq (%rip); negb 1(%rsp); mul %rcx; imul $3, %rax, %rbx; imul $300, %rax, %rbx
 lock cmpxchg16b (%rdi); rep stosq; repne scasb; xchg %ax, %ax; data16 nop
 jmp .; je .; call .; jmp *%rax; call *8(%rip); notrack jmp *%rdi; loop .; jrcxz .
-push $1; push $1000; push %r15; pushw $5; pop 8(%rsp,%rax); cpuid; syscall; ud2; endbr64
+push $1; push $1000; push %r15; pushw $5; cpuid; syscall; ud2; endbr64
 bt $3, %rax; shld $3, %rax, (%rbx); shrd %cl, %rax, %rbx; bswap %r9; popcnt %rax, %rbx
 movdqa %xmm0, 16(%rsp); pshufd $1, %xmm0, %xmm1; pshufb %xmm0, %xmm1; palignr $2, %xmm0, %xmm1
 cmpps $1, %xmm0, %xmm1; psrlq $2, %xmm3; pinsrw $1, %eax, %xmm0; roundsd $1, %xmm0, %xmm1
@@ -73,3 +73,8 @@ def test_a_near_branch_with_a_size_prefix_is_not_surely_known() -> None:
     lengths = ARCH.instruction_lengths(code)
     assert int(lengths[0]) == 0
     assert int(lengths[6]) == 7
+
+
+def test_what_may_be_an_amd_xop_instruction_is_not_surely_known() -> None:
+    code = np.frombuffer(bytes.fromhex("8f440408"), np.uint8)
+    assert int(ARCH.instruction_lengths(code)[0]) == 0

@@ -6,6 +6,7 @@ Processor time of the linking thread: whatever else the machine does stays out o
 import gc
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +35,7 @@ def measure() -> list[Figure]:
               for name, (make, sizes) in SERIES.items()}  # fmt: skip
     figures: list[Figure] = []
     for name, row in points.items():
-        ratio = max(
-            after / before for (_, before), (_, after) in zip(row, row[1:], strict=False)
-        )
+        ratio = max(after / before for (_, before), (_, after) in pairwise(row))
         note = ", ".join(f"{size}: {value:.0f} ms" for size, value in row)
         figures.append(Figure(f"twice the {name}", ratio, "x", MOST, note=note))
     write(points)
@@ -61,8 +60,8 @@ def write(points: dict[str, list[tuple[int, float]]]) -> None:
     lines = [
         "# How linking time grows",
         "",
-        "Processor milliseconds to link an object that is new to the process, from its bytes to",
-        "the flip; the least of five. `make bench` writes this page.",
+        "Processor milliseconds to link an object that is new to the process, from its bytes",
+        "to the flip; the least of five. `make bench` writes this page.",
         "",
         "![time over size](growth.svg)",
         "",
@@ -82,9 +81,9 @@ def write(points: dict[str, list[tuple[int, float]]]) -> None:
 def plot(points: dict[str, list[tuple[int, float]]]) -> str:
     """Return a drawing: time over size, both in parts of the largest of each series."""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"',
         ' font-family="sans-serif" font-size="12">',
-        f'<path d="M{_EDGE} {_EDGE / 2}V{_HEIGHT - _EDGE}H{_WIDTH - _EDGE}" fill="none"'
+        f'<path d="M{_EDGE} {_EDGE / 2}V{_HEIGHT - _EDGE}H{_WIDTH - _EDGE}" fill="none"',
         ' stroke="#888"/>',
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 10}">size, of the largest</text>',
         f'<text x="6" y="{_EDGE / 2 - 6}">time, of the largest size\'s</text>',

@@ -120,3 +120,41 @@ def test_common_variables_are_those_of_the_program(tmp_path: Path) -> None:
             assert made.ask(1) == 9404
     finally:
         assert made.stop() == 0
+
+
+ENTRY = """
+struct entry { int (*call)(int); int factor; };
+static int call(int n) { return n + VALUE; }
+static struct entry mine __attribute__((section("entries"), used, aligned(8))) = {call, VALUE};
+"""
+WALK = """
+struct entry { int (*call)(int); int factor; };
+extern struct entry __start_entries[], __stop_entries[];
+extern int (*hook)(int);
+static int walk(int n)
+{
+    int sum = 0;
+    for (struct entry *e = __start_entries; e < __stop_entries; e++)
+        sum = sum * 100 + e->call(n) * EACH;
+    return sum;
+}
+__attribute__((constructor)) static void begin(void) { hook = walk; }
+"""
+
+
+def test_a_walked_section_has_the_entries_of_all_objects(program: Program) -> None:
+    hooked = "int (*hook)(int); int answer(int n) { return hook ? hook(n) : -1; }"
+    program.compile(main=MAIN, hooked=hooked)
+    program.link()
+    program.start()
+    with attached(program) as session:
+        entries = {f"entry{v}": ENTRY.replace("VALUE", str(v)) for v in (10, 20, 30)}
+        objects = program.compile(**entries, walk=WALK.replace("EACH", "1"))
+        outcome = session.reload_files([str(path) for path in objects], named=True)
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert program.ask(1) == 112131
+        edited = ENTRY.replace("n + VALUE", "n + 1 + VALUE").replace("VALUE", "20")
+        outcome = reload(session, *program.compile(entry20=edited))
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert program.ask(1) == 112231
+    assert program.stop() == 0

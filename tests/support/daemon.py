@@ -24,11 +24,11 @@ from reloader.answers import (
     TargetAnswer,
 )
 from reloader.client import Client
-from reloader.serve import serve
 from reloader.engine import Host, SpawnOptions, WatchOptions
 from reloader.errors.base import RefusedError
 from reloader.project import Project
 from reloader.protocol import Channel, Event
+from reloader.serve import serve
 from reloader.start import connect
 
 ROOT = Path(__file__).resolve().parent.parent.parent

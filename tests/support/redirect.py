@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from reloader.arch.base import Architecture
 from reloader.ids import NO_ADDR, U8, U64, Addr, Region, SlotId
 from reloader.live import ptrace
 from reloader.live.maps import read_maps
 from reloader.live.redirect import OriginalFunctions
 from reloader.live.target import Allocation, Arena, Mapping
+from reloader.live.thread_room import ThreadRoom
 
 
 @dataclass(slots=True)
@@ -62,6 +64,15 @@ class Notes:
         assert addr
         return np.zeros(size, np.uint8)
 
+    def reserve(self, allocation: Allocation) -> None:
+        raise AssertionError(allocation)
+
+    def span(self) -> tuple[Addr, Addr]:
+        raise AssertionError
+
+    def write_stubs(self, arch: Architecture, first: int, end: int) -> None:
+        raise AssertionError((arch, first, end))
+
     def stub_addr(self, slot: SlotId) -> Addr:
         return Addr(int(slot) * 16)
 
@@ -94,6 +105,22 @@ class Child:
 
     def call(self, function: Addr, *arguments: int, timeout: float = 10.0) -> int:
         raise AssertionError((function, arguments, timeout))
+
+    @property
+    def thread_room(self) -> ThreadRoom:
+        raise AssertionError
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        raise AssertionError((offset, data))
+
+    def thread_offsets(self, names: Sequence[bytes]) -> U64:
+        raise AssertionError(names)
+
+    def call_catching(self, function: Addr, *arguments: int) -> tuple[int, str | None]:
+        raise AssertionError((function, arguments))
+
+    def thread_destructors(self, handle: int) -> int:
+        raise AssertionError(handle)
 
     def synchronise(self) -> None:
         self.told.append("synchronise")

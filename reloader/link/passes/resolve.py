@@ -27,6 +27,7 @@ from reloader.errors.linking import (
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
+from reloader.link.passes.start_stop import joined_block
 
 STB_LOCAL, STB_WEAK, STB_GNU_UNIQUE = 0, 2, 10
 STT_TLS, STT_GNU_IFUNC = 6, 10
@@ -256,16 +257,14 @@ def _make_own(graph: LinkGraph, row: int, name: bytes) -> bool:
 
 
 def _make_bound(graph: LinkGraph, row: int, name: bytes) -> bool:
-    """Define `__start_SEC` or `__stop_SEC` where one placed block is that section."""
-    symbols, blocks = graph.symbols, graph.blocks
-    section = name.split(b"_", 3)[3]
-    for block in np.flatnonzero(blocks.live & ~blocks.same & (blocks.section >= 0)).tolist():
-        file = graph.objects[int(blocks.object[block])]
-        if file.section_names[int(blocks.section[block])] == section:
-            symbols.origin[row], symbols.block[row] = Origin.BLOCK, block
-            symbols.offset[row] = 0 if name.startswith(b"__start_") else blocks.size[block]
-            return True
-    return False
+    """Define `__start_SEC` or `__stop_SEC` where placed blocks are that section."""
+    symbols = graph.symbols
+    block = joined_block(graph, name.split(b"_", 3)[3])
+    if block == NO_ROW:
+        return False
+    symbols.origin[row], symbols.block[row] = Origin.BLOCK, block
+    symbols.offset[row] = 0 if name.startswith(b"__start_") else graph.blocks.size[block]
+    return True
 
 
 def _missing_rows(
