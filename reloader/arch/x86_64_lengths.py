@@ -16,6 +16,7 @@ from reloader.ids import I64, U8
 
 LONGEST: Final = 15  # bytes an instruction may have
 _PADDING: Final = 32  # readable bytes after the last one
+_PIECE: Final = 1 << 13  # bytes at a time: what is computed stays in the processor's cache
 _PREFIXES: Final = 4  # legacy prefixes that are followed
 _MODRM, _BYTE, _LONG, _WORD, _TEST, _MOVE, _OFFSET, _BAD = (1 << bit for bit in range(8))
 
@@ -110,14 +111,24 @@ def instruction_lengths(code: U8) -> U8:
         code: What the last instructions would have after its end is taken for zeros.
     """
     data = np.concatenate([code, np.zeros(_PADDING, np.uint8)])
-    at = np.arange(len(code), dtype=np.int32)
-    short, small = np.zeros(len(code), np.bool_), np.zeros(len(code), np.bool_)
+    result = np.empty(len(code), np.uint8)
+    for first in range(0, len(code), _PIECE):
+        last = min(first + _PIECE, len(code))
+        result[first:last] = _lengths(data[first : last + _PADDING], last - first)
+    return result
+
+
+def _lengths(data: U8, count: int) -> U8:
+    """Return the lengths at the first `count` bytes; padding follows them."""
+    start = np.arange(count, dtype=np.int32)
+    at = start.copy()
+    short, small = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     for _ in range(_PREFIXES):
         byte = data[at]
         short |= byte == 0x66
         small |= byte == 0x67
         at += _LEGACY[byte]
-    prefixed = at != np.arange(len(code), dtype=np.int32)
+    prefixed = at != start
     byte = data[at]
     rex = (byte & np.uint8(0xF0)) == 0x40
     wide = rex & ((byte & np.uint8(8)) != 0)
@@ -133,7 +144,7 @@ def instruction_lengths(code: U8) -> U8:
     operand = _OPERAND[modrm + data[at + 1].astype(np.int32) * 256]
     size = np.where((flags & np.uint8(_MODRM)) != 0, operand, 0).astype(np.int32)
     size += _immediates(flags, modrm, data[at - 1], short & ~wide, wide, small)
-    length = at + size - np.arange(len(code), dtype=np.int32)
+    length = at + size - start
     length[bad | (length > LONGEST)] = 0
     return length.astype(np.uint8)
 
