@@ -64,7 +64,8 @@ def columns_of(table: Any) -> Iterator[Any]:  # noqa: ANN401 - any table
         yield from (c for c in cast("list[Any]", table) if isinstance(c, np.ndarray))
     elif is_dataclass(table) and not isinstance(table, ObjectFile):
         for field in fields(table):
-            yield from columns_of(getattr(table, field.name))
+            if field.name != "named":  # filled as it is asked, from columns that are compared
+                yield from columns_of(getattr(table, field.name))
     else:
         yield table
 

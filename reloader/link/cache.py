@@ -147,6 +147,8 @@ def copied(table: T) -> T:
         items = cast("list[Any]", table)
         arrays = any(isinstance(item, np.ndarray) for item in items[:1])
         return cast("T", [copied(item) for item in items] if arrays else items.copy())
+    if isinstance(table, dict):  # LinkGraph.named: what is asked later is each copy's own
+        return cast("T", cast("dict[Any, Any]", table).copy())
     if not is_dataclass(table):
         return table
     columns = {f.name: copied(getattr(table, f.name)) for f in fields(table)}

@@ -5,7 +5,7 @@ blocks stand in falling alignment, each size rounded up to its own alignment: th
 offset is the sum of the sizes before, and no gap is larger than a block's own tail.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -108,23 +108,34 @@ def initial_blocks(graph: LinkGraph) -> Bool:
 
 def image(graph: LinkGraph, placed: Placed, arch: Architecture) -> U8:
     """Return all bytes of an allocation; gaps between functions are traps, others zero."""
-    return next(images(graph, [placed], arch))
+    data = np.empty(placed.allocation.size, np.uint8)
+    fill_images(graph, [placed], [data], arch)
+    return data
 
 
-def images(graph: LinkGraph, placed: Sequence[Placed], arch: Architecture) -> Iterator[U8]:
-    """Yield the bytes of each allocation, as `image` does, looking at the blocks once."""
+def fill_images(
+    graph: LinkGraph, placed: Sequence[Placed], rooms: Iterable[U8], arch: Architecture
+) -> None:
+    """Store all bytes of allocations, as `image` returns them; blocks are looked at once.
+
+    Args:
+        graph: Its content is final.
+        placed: The allocations.
+        rooms: For each of them its memory, as large as it is.
+        arch: Knows what fills gaps.
+    """
     blocks = graph.blocks
     rows = np.flatnonzero(fresh_blocks(graph) & (blocks.content >= 0))
     rows = rows[np.argsort(blocks.addr[rows], kind="stable")]
     addr = blocks.addr[rows]
     columns = addr.tolist(), blocks.content[rows].tolist(), blocks.size[rows].tolist()
     source = graph.content.data
-    for item in placed:
+    for item, room in zip(placed, rooms, strict=True):
         start, size = int(item.allocation.addr), item.allocation.size
         fill = arch.trap if item.region == Region.CODE else b"\0"
-        data = bytearray(fill) * (size // len(fill))
+        room.reshape(-1, len(fill))[:] = np.frombuffer(fill, np.uint8)
+        data = room.data
         ends = np.array([start, start + size], np.uint64)
         inside = slice(*addr.searchsorted(ends).tolist())
         for at, content, length in zip(*(column[inside] for column in columns), strict=True):
             data[at - start : at - start + length] = source[content : content + length]
-        yield np.frombuffer(data, np.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, SlotId
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
-from reloader.link.layout import body_addr, fresh_blocks, images
+from reloader.link.layout import body_addr, fill_images, fresh_blocks
 from reloader.link.passes.build_tables import WANTS_SLOT
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
@@ -65,12 +65,10 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
 
 def write_blocks(program: Program, plan: Plan) -> int:
     """Write all bytes of a transaction's memory into the arena; return how many."""
-    written = 0
-    contents = images(plan.graph, plan.placed, program.arch)
-    for item, data in zip(plan.placed, contents, strict=True):
-        program.target.arena.view(item.allocation.addr, len(data))[:] = data
-        written += len(data)
-    return written
+    view, placed = program.target.arena.view, [item.allocation for item in plan.placed]
+    rooms = (view(allocation.addr, allocation.size) for allocation in placed)
+    fill_images(plan.graph, plan.placed, rooms, program.arch)
+    return sum(allocation.size for allocation in placed)
 
 
 def open_new_slots(program: Program, plan: Plan, undo: ExitStack) -> None:

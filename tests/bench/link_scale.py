@@ -18,7 +18,7 @@ from reloader.elf.read import read_object
 from tests.bench import link_growth, link_inputs
 from tests.bench.figures import Figure, progress
 from tests.bench.link_rivals import Rivals, Times
-from tests.bench.link_world import best_of, keep, load, new_program
+from tests.bench.link_world import keep, load, median_of, new_program
 
 if TYPE_CHECKING:
     from reloader.live.program import Program
@@ -77,7 +77,7 @@ def compare(folder: Path, item: Input) -> list[Figure]:
     world: list[Program] = []
     for _ in range(ROUNDS):
         ours.rounds.append(
-            best_of(
+            median_of(
                 3,
                 lambda: load(world[-1], read(path, data)),
                 lambda: world.append(new_program()),
@@ -123,8 +123,8 @@ def edits(path: Path, name: str, goal: float | None) -> list[Figure]:
         changed = len(plan.flips.slot)
         keep(program, plan)
 
-    best_of(2, go, following)
-    value = best_of(EDITS, go, following)
+    median_of(2, go, following)
+    value = median_of(EDITS, go, following)
     return [Figure(f"{name}, one function edited", value, "ms", goal,
                    note=f"{changed} of the functions flip")]  # fmt: skip
 

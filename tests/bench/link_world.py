@@ -88,18 +88,15 @@ def keep(program: Program, plan: Plan) -> None:
     adopt(program, plan, Generation(program.generation + 1))
 
 
-def best_of(rounds: int, action: Callable[[], object], prepare: Callable[[], object]) -> float:
-    """Return the median milliseconds of an action; `prepare` is not counted.
-
-    The daemon collects garbage between reloads, not in them; so does this.
-    """
+def median_of(
+    rounds: int, action: Callable[[], object], prepare: Callable[[], object]
+) -> float:
+    """Return the median milliseconds of an action; `prepare` is not counted."""
     times: list[float] = []
     for _ in range(rounds):
         prepare()
         gc.collect()
-        gc.disable()
         began = time.perf_counter()
         action()
         times.append((time.perf_counter() - began) * 1e3)
-        gc.enable()
     return sorted(times)[len(times) // 2]
