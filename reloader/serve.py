@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,4 +87,6 @@ def main() -> int:
     Path("/proc/self/comm").write_text("reloader-daemon")
     # Little of ours is cyclic, and each collection is a pause in somebody's reload.
     gc.set_threshold(50_000, 20, 50)
+    # The work thread must not wait 5 ms for a thread that reads events or answers a query.
+    sys.setswitchinterval(0.0002)
     return serve(Project(arguments.folder), open_sessions, arguments.ready_fd)
