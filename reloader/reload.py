@@ -114,6 +114,7 @@ def reload(
         clock.step("flip")
         thread_local.reach_threads(program.target, plan.threads)
         stop = switch.flip_and_redirect(program, plan)
+        program.host.switch(plan.graph, plan.host)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
 

@@ -25,7 +25,8 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
         plan.held.append(Held(plan.directory, generation, ("", "")))
         program.directory = plan.directory
     program.ledger.add(plan.held)
-    for slot in plan.redirected:
+    program.host.adopt(plan.host)
+    for slot in [*plan.redirected, *plan.host.redirected]:
         if slot != NO_ROW:
             program.redirects.setdefault(slot, [])
     for slot, write in plan.writes():

@@ -19,6 +19,7 @@ from reloader.link.passes.resolve import Lines
 from reloader.link.passes.startup import plan_startup
 from reloader.link.passes.thread_variables import pair_thread_locals
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
+from reloader.live import host
 from reloader.live.commit import assign_slots, plan_flips
 from reloader.live.next_version import hold, next_versions
 from reloader.live.plan import Plan
@@ -52,7 +53,7 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
         ReloaderError: One pass refused; carries all that this pass found.
     """
     graph, data = compare(program, objects, reinit, anew)
-    live = program.live_versions([file.key for file in graph.objects])
+    live = program.live_versions(graph.objects)
     first_slot = len(program.table)
     undo.callback(give_slots_back, program, first_slot)
     arena = program.target.arena
@@ -85,6 +86,7 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
         first_slot=first_slot,
         choices=linked.choices,
         threads=ThreadValues([ThreadValue(*pair) for pair in linked.thread_values]),
+        host=program.host.prepare(host.Linked(graph, first_slot)),
     )
 
 
@@ -98,8 +100,9 @@ def compare(
 
     Live objects that use a constant which gets another place are linked again with the rest.
     """
-    live = program.live_versions([file.key for file in objects])
+    live = program.live_versions(objects)
     graph = read_graph(objects, live, program.arch, program.cache)
+    program.host.isolate(graph)
     data = bind_data(graph, live, program.arch, reinit=reinit)
     pair_thread_locals(graph, live, data, reinit)
     # Variables that exist have their live address.

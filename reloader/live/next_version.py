@@ -28,13 +28,15 @@ def next_versions(
         own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
         before = program.objects.get(file.key)
         versions.append(
-            LiveObject(
-                file=file,
-                generation=generation,
-                section_addr=section_addrs(graph, row),
-                symbol_addr=addrs[own].copy(),
-                symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
-                data=next_data_map(graph, row, before),
+            program.host.version(
+                LiveObject(
+                    file=file,
+                    generation=generation,
+                    section_addr=section_addrs(graph, row),
+                    symbol_addr=addrs[own].copy(),
+                    symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
+                    data=next_data_map(graph, row, before),
+                )
             )
         )
     return versions

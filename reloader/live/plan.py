@@ -6,6 +6,7 @@ from reloader.ids import I32, U64
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed
 from reloader.link.passes.bind_data import DataReport
+from reloader.live.host import HostPlan
 from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.redirect import RedirectPlan
@@ -40,16 +41,18 @@ class Plan:
     choices: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     threads: ThreadValues = field(default_factory=ThreadValues)  # of new thread-locals
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
+    host: HostPlan = field(default_factory=HostPlan)  # what the language adds
     retained: bool = False  # undone, but what it took stays: constructors have run in it
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
         """Return (slot, (address, bytes before, after)) of each write into the program."""
         plan = self.redirects
         if plan is None:
-            return []
+            return self.host.writes()
         functions: list[int] = plan.function.tolist()
         slots = [self.redirected[row] for row in functions]
-        return [(slot, plan.write(row)) for row, slot in enumerate(slots)]
+        own = [(slot, plan.write(row)) for row, slot in enumerate(slots)]
+        return own + self.host.writes()
 
     def is_empty(self) -> bool:
         """Return whether nothing would change: no function, no new variable."""

@@ -5,16 +5,19 @@ from the executable and the objects it was linked from (`baseline.py`), or, for 
 an earlier daemon has worked on, from the state.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.elf.image import Image
+from reloader.elf.object import ObjectFile
 from reloader.ids import NO_ADDR, U64, Generation
 from reloader.link.cache import Cache
 from reloader.link.hooks import Hooks
 from reloader.live.baseline import Baseline
+from reloader.live.host import Host, Plain
 from reloader.live.ledger import Ledger
 from reloader.live.objects import LiveObject
 from reloader.live.symbols import SymbolIndex
@@ -49,10 +52,15 @@ class Program:
     generation: Generation = BASELINE  # the newest that is live
     cache: Cache = field(default_factory=Cache)  # versions that may come back
     hooks: Hooks | None = None  # plugins that look at every link graph
+    host: Host = field(default_factory=Plain)  # what its language decides
 
-    def live_versions(self, keys: list[Key]) -> list[LiveObject | None]:
-        """Return what is live of each object, None for one that is new to the process."""
-        return [self.objects.get(key) for key in keys]
+    def live_versions(self, files: Sequence[ObjectFile]) -> list[LiveObject | None]:
+        """Return what is live of each object.
+
+        None for one that is new to the process, or that its language replaces as a whole.
+        """
+        whole = self.host.whole
+        return [None if whole(file) else self.objects.get(file.key) for file in files]
 
     def roots(self) -> U64:
         """Return every address by which memory of ours is in use: objects, slots, directory."""
@@ -61,6 +69,7 @@ class Program:
         parts = [slots]
         if self.directory is not None:
             parts.append(np.array([self.directory.addr], np.uint64))
+        parts.append(np.array(self.host.roots(), np.uint64))
         for live in self.objects.values():
             parts += [live.section_addr, live.data.addr]
         roots = np.concatenate(parts)

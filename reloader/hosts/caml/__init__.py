@@ -1,0 +1,1 @@
+"""The parts of the OCaml host: units, compatibility, state, the runtime inside the program."""

@@ -1,0 +1,130 @@
+"""Host: what the language of a program decides about a reload, as the road sees it.
+
+The road links, places and flips; a host says which objects are replaced as a whole, what has to
+agree before that, and what else makes new code live. `Plain` is C's: nothing beyond ELF.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reloader.elf.object import ObjectFile
+from reloader.ids import NO_ROW
+from reloader.link.graph import LinkGraph
+from reloader.live.objects import LiveObject
+from reloader.live.redirect import RedirectPlan
+from reloader.live.target import Allocation
+
+
+@dataclass(slots=True)
+class HostPlan:
+    """What a host prepared for one transaction; nothing of it has been done to the process."""
+
+    # slots whose value is known only once new code is live, and jumps to their stubs
+    slots: list[int] = field(default_factory=list[int])
+    redirects: RedirectPlan | None = None
+    redirected: list[int] = field(default_factory=list[int])  # (names) slot of each, or NO_ROW
+    notes: list[str] = field(default_factory=list[str])  # for the report
+    token: int = 0  # what the agent writes down once it is done, 0: nothing to do
+    details: object = None  # the host's own
+
+    def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
+        """Return (slot, (address, bytes before, after)) of each write into the program."""
+        plan = self.redirects
+        if plan is None:
+            return []
+        slots = [self.redirected[row] for row in plan.function.tolist()]
+        return [(slot, plan.write(row)) for row, slot in enumerate(slots) if slot != NO_ROW]
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A linked transaction, as a host needs it to prepare what is its own."""
+
+    graph: LinkGraph
+    first_slot: int  # slots from here on are this transaction's
+
+
+class Host(Protocol):
+    """A language's part of one program."""
+
+    name: str
+
+    def whole(self, file: ObjectFile) -> bool:
+        """Return whether a new version of an object shares nothing with its live one."""
+        ...
+
+    def isolate(self, graph: LinkGraph) -> None:
+        """Change a graph before it is compared with what is live.
+
+        Raises:
+            ReloaderError: Objects of the graph do not fit the program.
+        """
+        ...
+
+    def prepare(self, linked: Linked) -> HostPlan:
+        """Return what has to be done besides flipping slots; may take slots.
+
+        Raises:
+            ReloaderError: It cannot be done.
+        """
+        ...
+
+    def version(self, live: LiveObject) -> LiveObject:
+        """Return a version with the addresses that other objects have to know it by."""
+        ...
+
+    def switch(self, graph: LinkGraph, plan: HostPlan) -> None:
+        """Make new code live, whole or not at all.
+
+        Raises:
+            ReloaderError: Nothing was changed.
+        """
+        ...
+
+    def adopt(self, plan: HostPlan) -> None:
+        """Take note that a transaction is live."""
+        ...
+
+    def roots(self) -> Sequence[int]:
+        """Return addresses by which memory of ours is in use for the host's reasons."""
+        ...
+
+    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
+        """Return what proves that memory is out of use and gives it up, None: no need to."""
+        ...
+
+
+class Plain:
+    """C and whatever else is nothing but ELF."""
+
+    name = "C"
+
+    def whole(self, _file: ObjectFile) -> bool:
+        """Every new version is compared with its live one."""
+        return False
+
+    def isolate(self, _graph: LinkGraph) -> None:
+        """Nothing to change."""
+
+    def prepare(self, _linked: Linked) -> HostPlan:
+        """Nothing to do."""
+        return HostPlan()
+
+    def version(self, live: LiveObject) -> LiveObject:
+        """Others know it by the addresses that the linker gave."""
+        return live
+
+    def switch(self, _graph: LinkGraph, _plan: HostPlan) -> None:
+        """The slots do it all."""
+
+    def adopt(self, _plan: HostPlan) -> None:
+        """Nothing to note."""
+
+    def roots(self) -> Sequence[int]:
+        """No reasons but the linker's."""
+        return ()
+
+    def release(self, _memory: Sequence[Allocation]) -> Callable[[], bool] | None:
+        """The scan for words is enough."""
+        return None
