@@ -4,135 +4,11 @@ Every claim that is printed is checked; the first that does not hold ends the de
 1.
 """
 
-import difflib
-import json
-import queue
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RELOADER = [sys.executable, "-m", "reloader"]
-PATIENCE = 30.0  # seconds that anything may take on a busy machine
-
-
-class DemoError(Exception):
-    """Something that was promised did not happen."""
-
-
-class Show:
-    """The program under the daemon, and what it says."""
-
-    def __init__(self, folder: Path) -> None:
-        """Build the program and start it with `reloader run`."""
-        self.folder = folder
-        self.lines: queue.Queue[str] = queue.Queue()
-        self.reports: queue.Queue[str] = queue.Queue()
-        subprocess.run(["make", "-s"], cwd=folder, check=True)
-        command = ["run", "--build", "make -s", "--source", "*.c", "--", "./orbit"]
-        say(f"$ reloader {' '.join(command[:2])} '{command[2]}' --source '*.c' -- ./orbit")
-        self.child = subprocess.Popen(
-            [*RELOADER, *command],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for stream, lines in (
-            (self.child.stdout, self.lines),
-            (self.child.stderr, self.reports),
-        ):
-            threading.Thread(target=pump, args=(stream, lines), daemon=True).start()
-
-    def tick(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of the program that matches; print it and return the match."""
-        return self._until(self.lines, pattern, "    ")
-
-    def report(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of the daemon that matches; print what comes up to it."""
-        return self._until(self.reports, pattern, "  ", show_all=True)
-
-    def _until(
-        self, lines: "queue.Queue[str]", pattern: str, indent: str, *, show_all: bool = False
-    ) -> re.Match[str]:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                line = lines.get(timeout=max(deadline - time.monotonic(), 0.01))
-            except queue.Empty:
-                message = f"nothing like {pattern!r} within {PATIENCE:g} s"
-                raise DemoError(message) from None
-            match = re.search(pattern, line)
-            if show_all or match:
-                say(indent + line)
-            if match:
-                return match
-
-    def save(self, edit: str, source: str) -> None:
-        """Put an edited source in place, as an editor would, and show what changed."""
-        old = (self.folder / source).read_text()
-        new = (HERE / "edits" / edit).read_text()
-        say(f"\nsaved {source}:")
-        changes = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
-        for line in list(changes)[2:]:
-            if not line.startswith("@@"):
-                say(f"    {line}")
-        (self.folder / source).write_text(new)
-
-    def ask(self, *words: str) -> Any:  # noqa: ANN401 - whatever the verb answers
-        """Run a verb; show its text, and return its JSON."""
-        say(f"\n$ reloader {' '.join(words)}")
-        done = subprocess.run(
-            [*RELOADER, *words], cwd=self.folder, check=True, capture_output=True, text=True
-        )
-        for line in done.stdout.rstrip().splitlines():
-            say(f"    {line}")
-        return self.json(*words)
-
-    def json(self, *words: str) -> Any:  # noqa: ANN401 - whatever the verb answers
-        """Return the JSON of a verb."""
-        done = subprocess.run(
-            [*RELOADER, *words, "--json"], cwd=self.folder, check=True, capture_output=True
-        )
-        return json.loads(done.stdout)
-
-    def end(self) -> None:
-        """End the program as a user would and see that its status is passed on."""
-        target = self.json("status")["targets"][0]
-        subprocess.run(["kill", "-TERM", str(target["pid"])], check=True)
-        self.tick("done after")
-        expect("exit status", self.child.wait(PATIENCE), 0)
-
-    def clean_up(self) -> None:
-        """Leave nothing running."""
-        subprocess.run([*RELOADER, "stop"], cwd=self.folder, check=False, capture_output=True)
-        if self.child.poll() is None:
-            self.child.kill()
-            self.child.wait()
-
-
-def pump(stream: Any, lines: "queue.Queue[str]") -> None:  # noqa: ANN401 - a text stream
-    """Move lines from a pipe to a queue."""
-    for line in stream:
-        lines.put(line.rstrip("\n"))
-
-
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)  # noqa: T201 - a demo talks
-
-
-def expect(what: str, found: object, wanted: object) -> None:
-    """Check a claim."""
-    if found != wanted:
-        message = f"{what}: {found!r}, expected {wanted!r}"
-        raise DemoError(message)
+from show import HERE, DemoError, Show, expect, playing, say
 
 
 def play(show: Show) -> None:
@@ -160,7 +36,7 @@ def play(show: Show) -> None:
     show.report("error: expected")
     show.report("untouched")
     show.tick("frames")
-    (show.folder / "draw.c").write_text((HERE / "edits" / "3-draw.c").read_text())
+    show.restore("3-draw.c", "draw.c")
 
     say("\na variable that grew: refused, with both layouts")
     show.save("5-move-bigger.c", "move.c")
@@ -180,20 +56,12 @@ def play(show: Show) -> None:
 
 
 def main() -> int:
-    """Play the demo in a folder of its own; return the exit status."""
-    with tempfile.TemporaryDirectory(prefix="reloader-demo-") as place:
-        folder = Path(place) / "orbit"
-        shutil.copytree(HERE / "orbit", folder)
-        show = Show(folder)
-        try:
+    """Play the demo; return the exit status."""
+    try:
+        with playing(HERE / "orbit", HERE / "edits", "*.c") as show:
             play(show)
-        except (DemoError, subprocess.CalledProcessError) as error:
-            say(f"\nthe demo failed: {error}")
-            while not show.reports.empty():
-                say(f"  {show.reports.get()}")
-            return 1
-        finally:
-            show.clean_up()
+    except (DemoError, subprocess.CalledProcessError):
+        return 1
     say("\nAll of the above was checked while it ran.")
     return 0
 

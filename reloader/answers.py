@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     WARNING = "warning"  # data: {text}
     PROGRESS = "progress"  # data: {text}; only to the client whose request is worked on
     RETIRED = "retired"  # data: {objects, freed_size}
+    CRASHED = "crashed"  # data: CrashAnswer
     ENDED = "ended"  # data: {pid, reason}
 
 
@@ -36,7 +37,8 @@ class TargetAnswer(TypedDict):
     """One program under the daemon."""
 
     session: int  # names the target in events; what `--target` takes, like its pid and name
-    pid: int
+    pid: int  # of the process that stands for all
+    processes: list[int]  # it and what it forked
     name: str
     exe: str
     build_id: str
@@ -70,6 +72,18 @@ class ReloadAnswer(TypedDict):
     error_code: str | None
     error: str | None
     notes: list[str]
+
+
+class CrashAnswer(TypedDict):
+    """The program ended by a signal that its own code brought about."""
+
+    pid: int
+    signal: str  # SIGSEGV
+    generation: int  # whose code was on the stack; 0: none that was reloaded
+    function: str  # "" where unknown, as in the next two
+    object: str
+    line: str  # hud.c:41
+    text: str  # the sentence for people
 
 
 class ObjectAnswer(TypedDict):

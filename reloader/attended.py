@@ -1,5 +1,6 @@
 """Attended: one program, the watcher of its objects, the user's build, and its end."""
 
+import os
 import select
 import threading
 import time
@@ -8,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reloader.answers import BuildAnswer, EventKind, ReloadAnswer, TargetAnswer
+from reloader.answers import BuildAnswer, CrashAnswer, EventKind, ReloadAnswer, TargetAnswer
 from reloader.build import BuildResult, BuildRunner
 from reloader.config import Config
+from reloader.crash import take_crashes
 from reloader.elf.complete import is_complete
 from reloader.engine import Host, WatchOptions
 from reloader.globs import parse_pattern
 from reloader.outcome import Outcome
 from reloader.protocol import Event
-from reloader.replies import build_answer, reload_answer
+from reloader.replay import replay
+from reloader.replies import build_answer, crash_answer, reload_answer
 from reloader.settle import Files, FinishedFile
 from reloader.trust import Trust
 from reloader.watch import Mode, Watcher
@@ -31,6 +34,8 @@ class Attended:
     def __init__(self, number: int, host: Host, config: Config, options: WatchOptions) -> None:
         """Prepare the watching of a program that is about to be opened."""
         self.number = number
+        self.config = config
+        self.options = options
         self.host = host
         self.began = time.time()
         self.session: Session | None = None
@@ -92,10 +97,12 @@ class Attended:
         return sorted(files, key=lambda file: file.event_ns)
 
     def on_end(self, pidfd: int, tell: Callable[[], object]) -> None:
-        """Call `tell` once the process has ended."""
+        """Call `tell` once a process has ended; its descriptor stays the caller's."""
+        own = os.dup(pidfd)
 
         def wait() -> None:
-            select.select([pidfd], [], [])
+            select.select([own], [], [])
+            os.close(own)
             tell()
 
         threading.Thread(target=wait, name=f"end-{self.number}", daemon=True).start()
@@ -103,7 +110,7 @@ class Attended:
     def emit(
         self,
         kind: EventKind,
-        data: TargetAnswer | ReloadAnswer | BuildAnswer | dict[str, object],
+        data: TargetAnswer | ReloadAnswer | BuildAnswer | CrashAnswer | dict[str, object],
     ) -> None:
         """Tell subscribed clients; the data names this session."""
         self.host.emit(Event(kind, {**data, "session": self.number}))
@@ -113,6 +120,27 @@ class Attended:
         answer = reload_answer(self.number, outcome, kind, began)
         self.emit(EventKind.RELOAD, answer)
         return answer
+
+    def note_crashes(self) -> None:
+        """Write down and tell that processes of the program crashed."""
+        if self.session is None:
+            return
+        for crash in take_crashes(self.session):
+            self.emit(EventKind.CRASHED, crash_answer(crash))
+
+    def replay(self) -> None:
+        """Give the program what was live in its last run, if that is wished, and tell."""
+        if self.session is None:
+            return
+        began = time.time()
+        wanted = self.config.replay if self.options.replay is None else self.options.replay
+        crashed = self.config.replay_crashed or self.options.replay_crashed
+        done = replay(self.session, wanted=wanted, crashed=crashed)
+        self.session.notes += done.notes
+        for note in done.notes:
+            self.warn(note)
+        if done.outcome is not None:
+            self.tell(done.outcome, "replay", began)
 
     def warn(self, text: str) -> None:
         """Tell something that the user should know."""

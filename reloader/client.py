@@ -118,6 +118,7 @@ class Client:
         watch: Sequence[str] = (),
         build: str | None = None,
         source: Sequence[str] = (),
+        **modes: bool | None,
     ) -> TargetAnswer:
         """Go beside a running program."""
         return self.call(
@@ -127,6 +128,7 @@ class Client:
             watch=list(watch),
             source=list(source),
             cwd=str(Path.cwd()),
+            **modes,
         )
 
     def spawn(self, fd: int, **params: object) -> SpawnAnswer:
@@ -165,9 +167,12 @@ class Client:
         """Return whether objects would load, with every reason why not."""
         return self.call("check", paths=list(paths))
 
-    def load(self, paths: Sequence[str], reinit: Sequence[str] = ()) -> ReloadAnswer:
+    def load(
+        self, paths: Sequence[str], reinit: Sequence[str] = (), *, consistent: bool = False
+    ) -> ReloadAnswer:
         """Reload objects as one transaction."""
-        return self.call("load", paths=list(paths), reinit=list(reinit))
+        paths, reinit = list(paths), list(reinit)
+        return self.call("load", paths=paths, reinit=reinit, consistent=consistent)
 
     def unload(self, path: str) -> ReloadAnswer:
         """Take a loaded object out."""

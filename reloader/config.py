@@ -37,6 +37,36 @@ class RetireConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksConfig:
+    """[hooks]: what is done before and after each reload; see docs/types.md."""
+
+    before_reload: str = ""  # a command; a status other than 0 cancels the reload
+    after_reload: str = ""  # a command
+    before_function: str = ""  # `int NAME(unsigned generation)` in the program; 0: go on
+    after_function: str = ""
+    timeout_s: float = 30.0  # how long a command may take
+
+
+@dataclass(frozen=True, slots=True)
+class TypesConfig:
+    """[types]: layouts that new code and live data have to agree on."""
+
+    accept: tuple[str, ...] = ()  # types and functions whose changes the user answers for
+
+
+@dataclass(frozen=True, slots=True)
+class OcamlConfig:
+    """[ocaml]: for programs compiled by ocamlopt; see docs/ocaml.md."""
+
+    compiler: str = ""  # the command that compiles units; empty: ocamlfind ocamlopt
+    keep: tuple[str, ...] = ()  # values that go on in new versions: `Foo.table`
+    reset: tuple[str, ...] = ()  # values that new versions make anew
+    before: tuple[str, ...] = ()  # functions called with () before a swap, `Foo.pause`
+    after: tuple[str, ...] = ()  # and after it
+    limit_s: float = 10.0  # how long to wait for a point where units can be replaced
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a project may set."""
 
@@ -47,12 +77,22 @@ class Config:
     plugins: tuple[str, ...] = ()  # files of plugins that see every reload; see docs/plugins.md
     program: str = ""  # basename of the process that is meant, under wrappers
     keep: int = 50  # generations whose objects stay loadable
+    retain: int = 3  # generations whose memory is kept, for a rollback that only flips slots
+    consistent: bool = False  # all functions of a reload switch at one instant
+    consistent_limit_s: float = 5.0  # how long to wait for it
+    replay: bool = True  # a restarted program gets what was live before
+    replay_crashed: bool = False  # also what the program crashed in
     polling: bool = False  # look at files instead of being told, for network file systems
     polling_interval_s: float = 0.5
     allow_shared_files: bool = False  # take objects and folders that other users may write
     realtime_stops: bool = True  # use SCHED_FIFO for stops where it is allowed
     arena: ArenaConfig = field(default_factory=ArenaConfig)
     retire: RetireConfig = field(default_factory=RetireConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
+    types: TypesConfig = field(default_factory=TypesConfig)
+    ocaml: OcamlConfig = field(default_factory=OcamlConfig)
+    # by variable: the C function that converts its old storage into storage of a new layout
+    migrate: dict[str, str] = field(default_factory=dict[str, str])
 
 
 _POSITIVE: Final = frozenset({"keep", "code_mib", "rodata_mib", "data_mib"})
@@ -106,10 +146,12 @@ def _section(file: Path, kind: type[Any], table: Any, prefix: str) -> Any:  # no
 def _value(file: Path, key: str, value: Any, default: object) -> Any:  # noqa: ANN401 - TOML
     """Return a value in its default's type."""
     match default:
-        case ArenaConfig() | RetireConfig():
+        case ArenaConfig() | RetireConfig() | HooksConfig() | TypesConfig() | OcamlConfig():
             return _section(file, type(default), value, f"{key}.")
         case tuple():
             return _texts(file, key, value)
+        case dict():
+            return _named_texts(file, key, value)
         case bool():
             wanted, ok = "true or false", isinstance(value, bool)
         case int():
@@ -134,6 +176,16 @@ def _texts(file: Path, key: str, value: object) -> tuple[str, ...]:
         found = _type_name(cast("object", value))
         raise WrongTypeError(file, key, found, "a list of strings")
     return texts
+
+
+def _named_texts(file: Path, key: str, value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise WrongTypeError(file, key, _type_name(value), "a table")
+    table = cast("dict[str, object]", value)
+    for name, text in table.items():
+        if not isinstance(text, str):
+            raise WrongTypeError(file, f"{key}.{name}", _type_name(text), "a string")
+    return cast("dict[str, str]", table)
 
 
 def _type_name(value: object) -> str:

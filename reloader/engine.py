@@ -35,6 +35,9 @@ class WatchOptions:
     build: str | None = None
     source: tuple[str, ...] = ()
     cwd: str = ""  # where the build command runs
+    consistent: bool = False  # every reload switches at one instant
+    replay: bool | None = None  # give it what was live in its last run; None: as configured
+    replay_crashed: bool = False  # also what it crashed in
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,12 @@ class Engine(Protocol):
         ...
 
     def load(
-        self, paths: Sequence[str], target: str | None, reinit: Sequence[str]
+        self,
+        paths: Sequence[str],
+        target: str | None,
+        reinit: Sequence[str],
+        *,
+        consistent: bool = False,
     ) -> ReloadAnswer:
         """Reload objects or archives as one transaction."""
         ...

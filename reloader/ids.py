@@ -7,7 +7,6 @@ column's meaning is
 written where the column is declared.
 """
 
-from enum import IntEnum
 from typing import Final, NewType
 
 import numpy as np
@@ -25,6 +24,7 @@ U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -34,11 +34,17 @@ NO_ADDR: Final = 0xFFFF_FFFF_FFFF_FFFF
 NO_ROW: Final = -1  # an int32 id column's "refers to no row"
 
 
-class Region(IntEnum):
-    """Which mapping of the arena a byte lives in; decides its protection in the target."""
+class Region:
+    """Which mapping of the arena a byte lives in; decides its protection in the target.
 
-    CODE = 0  # R-X private
-    RODATA = 1  # R-- private, written once before publication
-    DATA = 2  # RW- private
-    TLS = 3  # a thread's block; its "address" is an offset from the thread pointer
-    NONE = 4  # never loaded: debug info, notes, symbol tables
+    Plain ints: numpy takes five times as long to compare a column with an enum's member.
+    """
+
+    CODE: Final = 0  # R-X private
+    RODATA: Final = 1  # R-- private, written once before publication
+    DATA: Final = 2  # RW- private
+    TLS: Final = 3  # a thread's block; its "address" is an offset from the thread pointer
+    NONE: Final = 4  # never loaded: debug info, notes, symbol tables
+
+
+REGION_NAMES: Final[tuple[str, ...]] = ("code", "rodata", "data", "tls", "none")  # by Region

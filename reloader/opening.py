@@ -38,16 +38,21 @@ class Opened:
     notes: list[str] = field(default_factory=list[str])
 
 
-def open_new(process: Process, files: Contents) -> Opened:
+def open_new(
+    process: Process, files: Contents, known: Sequence[ObjectFile] = ()
+) -> Opened:
     """Match watched files with the executable that runs.
 
     Args:
         process: The agent is in it; nothing of ours runs there yet.
         files: (path, content) of every watched object and archive.
+        known: What an earlier run of the same executable was linked from; the files there may
+            be newer.
     """
     image = running_image(process.pid, process.maps())
     shelf, notes = Shelf(), list[str]()
-    objects = list(readable(files, shelf, notes))
+    had = {file.key for file in known}
+    objects = [*known, *(file for file in readable(files, shelf, notes) if file.key not in had)]
     arch = X86_64()
     baseline = match_baseline(objects, image, arch.kinds)
     opened = Opened(empty_program(process, image, baseline), shelf, {}, notes)
@@ -107,7 +112,7 @@ def readable(
             objects, archives = read_files([(path, data)])
             for archive in archives:
                 shelf.archives[archive.path] = archive
-                objects += [archive.object(row) for row in range(len(archive.members))]
+                objects += archive.objects()
         except ReloaderError as error:
             notes.append(str(error))
         else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.ids import Addr, Generation, Region, SlotId
+from reloader.ids import REGION_NAMES, Addr, Generation, SlotId
 from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
 from reloader.live.persist import pack
@@ -63,9 +63,10 @@ class StateJournal:
     def prepare(self, plan: Plan) -> Generation:
         """Keep the objects' bytes and write the intent."""
         self.catch_up()
-        versions = versions_of(plan.graph.objects)
+        files = [version.file for version in plan.versions]
+        versions = versions_of(files)
         with self.store.transaction():  # one commit
-            for file in plan.graph.objects:
+            for file in files:
                 self.store.snapshots.save(file.digest, file.data.data)
             number = self.store.journal.prepare(
                 self.target, versions, plan_json(self.program, plan), kind=self.kind
@@ -138,7 +139,7 @@ class StateJournal:
                     object=self.store.ledger.object_id(self.target, *row.object)
                     if row.object[0]
                     else None,
-                    region=row.allocation.region.name.lower(),
+                    region=REGION_NAMES[row.allocation.region],
                     section="",
                     addr=row.allocation.addr,
                     size=row.allocation.size,
@@ -250,7 +251,7 @@ def planned_memory(plan: dict[str, Any], generation: int) -> list[Held]:
     """Return the ledger rows that `held_json` was given."""
     return [
         Held(
-            Allocation(Region(region), Addr(addr), size),
+            Allocation(region, Addr(addr), size),
             Generation(generation),
             (path, member),
             unwind_addr,

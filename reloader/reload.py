@@ -17,10 +17,11 @@ from typing import Protocol
 from reloader.clock import Clock
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
+from reloader.hooks import Hooks, Occasion
 from reloader.ids import Generation
 from reloader.link.passes.anew import Anew
 from reloader.link.passes.resolve import Lines, no_lines
-from reloader.live import commit, constructors, switch, thread_local, unwind
+from reloader.live import agreement, commit, constructors, switch, thread_local, unwind
 from reloader.live.adopt import adopt
 from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.linking import IN_PLACE, link_transaction
@@ -66,6 +67,8 @@ class Options:
     before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
     anew: Anew = IN_PLACE  # objects that get another place although they are what is live
     plugins: Plugins | None = None  # who is told of what becomes of it
+    together_s: float | None = None  # switch at one instant, and how long to wait for it
+    hooks: Hooks | None = None  # what the user wants done before and after
 
 
 def reload(
@@ -100,6 +103,8 @@ def reload(
         undo.push(partial(note_failure, journal, generation))
         if options.plugins:
             options.plugins.loaded(event_of(plan, generation))
+        if options.hooks:
+            options.hooks.before(Occasion(program, outcome.objects, generation))
 
         clock.step("write")
         outcome.bytes_loaded = commit.write_blocks(program, plan)
@@ -110,11 +115,12 @@ def reload(
         thread_local.initialise(program.target, plan.threads)
         constructors.choose(program, plan)
         constructors.run(program, plan, generation, undo)
+        agreement.migrate(program, plan.graph, plan.migrations)
 
         clock.step("flip")
-        thread_local.reach_threads(program.target, plan.threads)
-        stop = switch.flip_and_redirect(program, plan)
-        program.host.switch(plan.graph, plan.host)
+        thread_local.initialise(program.target, plan.threads)
+        stop = switch.flip_and_redirect(program, plan, options.together_s)
+        program.host.switch(plan.graph, plan.host, generation)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
 
@@ -129,6 +135,9 @@ def reload(
         journal.live(generation, plan, outcome)
     if options.plugins:
         outcome.notes += options.plugins.emitted(event_of(plan, generation))
+    if options.hooks:
+        occasion = Occasion(program, outcome.objects, generation, outcome.functions)
+        outcome.notes += options.hooks.after(occasion)
     return outcome
 
 

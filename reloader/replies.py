@@ -2,6 +2,7 @@
 
 from reloader.answers import (
     BuildAnswer,
+    CrashAnswer,
     FindingAnswer,
     HolderAnswer,
     MemoryAnswer,
@@ -13,6 +14,7 @@ from reloader.build import BuildResult
 from reloader.live.doctor import Finding
 from reloader.outcome import Outcome
 from reloader.retiring import Pinned
+from state.crashes import CrashRow
 from state.rows import GenerationRow, MemoryRow, ObjectRow, Owner
 
 
@@ -57,6 +59,19 @@ def row_answer(session: int, row: GenerationRow) -> ReloadAnswer:
 def object_name(path: str, member: str) -> str:
     """Return an object as shown to people."""
     return f"{path}({member})" if member else path
+
+
+def crash_answer(row: CrashRow) -> CrashAnswer:
+    """Return a crash of the program."""
+    return {
+        "pid": row.pid,
+        "signal": row.signal,
+        "generation": row.generation,
+        "function": row.function,
+        "object": object_name(row.path, row.member),
+        "line": row.line,
+        "text": row.text,
+    }
 
 
 def object_answer(row: ObjectRow) -> ObjectAnswer:

@@ -5,12 +5,14 @@ import numpy as np
 from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
 from reloader.link.passes.initialisers import InitialiserChange
-from reloader.live.family import children
+from reloader.live.family import outsiders
 from reloader.live.frames import CodeRanges, active_functions
 from reloader.live.patching import RedirectResult
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.switch import in_code
+from reloader.live.target import Target
+from reloader.live.threads import list_threads
 from reloader.outcome import Outcome
 
 _SHOWN = 8  # names in one note; the rest is counted
@@ -21,13 +23,14 @@ def describe(
 ) -> None:
     """Fill an outcome with what became live."""
     outcome.state = "live"
-    outcome.functions = changed_names(plan)
+    outcome.functions = changed_names(plan) + plan.host.functions
     outcome.new_variables = list(plan.data.new)
     if stop is not None:
         outcome.stop_us = stop.stop_us + stop.lost_us
         outcome.active = active(program, plan, stop)
-    outcome.notes += data_notes(program, plan.data)
-    outcome.notes += family_notes(program.target.pid)
+    outcome.notes += data_notes(program, plan.data) + plan.host.notes
+    outcome.stop_us += plan.host.stop_us
+    outcome.notes += family_notes(program.target)
     if outcome.active:
         outcome.notes.append(
             f"{enumerate_names(outcome.active)} is running right now: that call finishes in "
@@ -38,6 +41,8 @@ def describe(
 def changed_names(plan: Plan) -> list[str]:
     """Return the functions that are new or not what they were; others may have moved along."""
     symbols = plan.graph.symbols
+    while plan.undecided:
+        plan.undecided.pop().decide(plan.graph)
     flipped: list[int] = plan.flips.symbol[symbols.changed[plan.flips.symbol]].tolist()
     return [symbols.name[row].decode("utf-8", "replace") for row in flipped]
 
@@ -53,24 +58,34 @@ def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
         symbols.size[rows[inside]],
         [symbols.name[row] for row in rows[inside].tolist()],
     )
-    found = active_functions(program.target, stop.tids, stop.registers, ranges)
-    return sorted({item.name for item in found})
+    found: set[str] = set()
+    for member in program.target.members():
+        own = set(list_threads(member.pid))
+        rows = [row for row, tid in enumerate(stop.tids) if tid in own]
+        tids = [stop.tids[row] for row in rows]
+        running = active_functions(member, tids, stop.registers[rows], ranges)
+        found |= {item.name for item in running}
+    return sorted(found)
 
 
-def family_notes(pid: int) -> list[str]:
-    """Return what forked children mean for this reload."""
-    others = children(pid)
+def family_notes(target: Target) -> list[str]:
+    """Return what processes mean for this reload that were forked before we came."""
+    others = outsiders(target.pid, [member.pid for member in target.members()])
     if not others:
         return []
     one = len(others) == 1
     who = "1 child process keeps" if one else f"{len(others)} child processes keep"
     pids = enumerate_names([str(other) for other in others])
-    return [f"{who} the code of before ({pids}): only the attached process is reloaded"]
+    return [
+        f"{who} the code of before ({pids}): forked before reloader came. Start the program"
+        " with `reloader run`, and every process is reloaded"
+    ]
 
 
 def data_notes(program: Program, data: DataReport) -> list[str]:
     """Return a sentence for everything about variables that is not plain continuation."""
-    notes = [initialiser_note(program, change) for change in data.initialiser_changed]
+    notes = [initialiser_note(program, change) for change in data.initialiser_changes()]
+    notes += data.notes
     if data.new:
         notes.append(f"new: {enumerate_names(data.new)}")
     if data.thread_initialiser_changed:

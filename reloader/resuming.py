@@ -12,7 +12,7 @@ from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.session import StateLostError
-from reloader.ids import Addr, Generation, Region
+from reloader.ids import REGION_NAMES, Addr, Generation, Region
 from reloader.inputs import Shelf
 from reloader.live import unwind
 from reloader.live.baseline import match_baseline
@@ -37,7 +37,7 @@ from state.rows import AllocationRow, ObjectVersion, TargetRow
 from state.store import Store
 from stubs.table import RESERVED, UNWIND_SLOT, SlotKey
 
-_REGIONS = {region.name.lower(): region for region in Region}
+_REGIONS = {name: region for region, name in enumerate(REGION_NAMES)}
 
 
 def known_target(process: Process, store: Store) -> int | None:
@@ -51,7 +51,11 @@ def known_target(process: Process, store: Store) -> int | None:
     used = bool(process.arena.slots[: RESERVED + 1].any())
     found: int | None = None
     for row in store.targets.unended():
-        if (row.pid, row.start_time) != (process.pid, process.start_time):
+        same = (row.pid, row.start_time) == (process.pid, process.start_time)
+        if not same and used and is_left_by(store, row, process):
+            store.targets.follow(row.id, pid=process.pid, start_time=process.start_time)
+            found = row.id
+        elif not same:
             if start_time(row.pid) != row.start_time:
                 store.targets.end(row.id, "ended while no daemon was there")
         elif used or is_same_image(store, row, process):
@@ -61,6 +65,14 @@ def known_target(process: Process, store: Store) -> int | None:
     if used and found is None:
         raise StateLostError(process.pid, str(store.folder))
     return found
+
+
+def is_left_by(store: Store, row: TargetRow, process: Process) -> bool:
+    """Return whether a process was forked from a target that has ended while we were away."""
+    if start_time(row.pid) == row.start_time:
+        return False
+    members = {known.pid for known in store.targets.processes(row.id)}
+    return process.first_pid in members
 
 
 def is_same_image(store: Store, row: TargetRow, process: Process) -> bool:

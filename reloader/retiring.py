@@ -37,30 +37,56 @@ class Retiring:
         self.plugins = plugins
         self.problems: list[str] = []  # what plugins failed at, to be told to the user
         self.retirer = Retirer()
+        self._marked: set[int] = set()  # what the state knows to be superseded
+        self._gone_since: dict[int, int] = {}  # slot of a function that is gone -> generation
         self.collect()
 
     def collect(self) -> int:
         """Queue what was superseded since the last call; return how much waits."""
         self.drop_gone_functions()
-        queued = {part.addr for row in self.retirer.waiting for part in row.allocations}
-        fresh = [row for row in self.superseded() if row.allocation.addr not in queued]
-        for row in fresh:
-            self.retirer.add(self.retirement(row))
+        superseded = self.superseded()
+        fresh = [row for row in superseded if row.allocation.addr not in self._marked]
+        self._marked = {int(row.allocation.addr) for row in superseded}
         if fresh:
-            self.store.ledger.mark_superseded(
-                self.target, [row.allocation.addr for row in fresh]
-            )
+            addrs = [row.allocation.addr for row in fresh]
+            self.store.ledger.mark_superseded(self.target, addrs)
+        queued = {part.addr for row in self.retirer.waiting for part in row.allocations}
+        queued |= self.kept()
+        for row in superseded:
+            if row.allocation.addr not in queued:
+                self.retirer.add(self.retirement(row))
         return len(self.retirer.waiting)
+
+    def kept(self) -> set[int]:
+        """Return the start addresses of superseded memory that a rollback would flip back to."""
+        roots = self.program.past.roots(self.program.target.arena.slots)
+        return self.program.ledger.reached(roots) if len(roots) else set()
+
+    def kept_size(self) -> int:
+        """Return the bytes of it."""
+        kept = self.kept()
+        return sum(
+            row.allocation.size for row in self.superseded() if row.allocation.addr in kept
+        )
 
     def drop_gone_functions(self) -> None:
         """Let the code of functions that no live object has any more be superseded.
 
         Old code may still call them through their stubs, which no scan for words can see: so
-        only once no superseded code is left.
+        only once no code is superseded but what is kept for a rollback, and that was made when
+        they were gone already.
         """
-        if any(row.allocation.region == Region.CODE for row in self.superseded()):
+        code = [row for row in self.superseded() if row.allocation.region == Region.CODE]
+        kept = self.kept() if code else set[int]()
+        if any(row.allocation.addr not in kept for row in code):
             return
         gone = gone_slots(self.program) - self.program.dead_slots
+        gone -= self.program.past.slots() if gone else set()
+        since = self._gone_since
+        now = int(self.program.generation)
+        self._gone_since = {slot: since.get(slot, now) for slot in gone}
+        oldest = min((int(row.generation) for row in code), default=now)
+        gone = {slot for slot in gone if self._gone_since[slot] <= oldest}
         if gone:
             self.program.dead_slots |= gone
             self.program.ledger.supersede(self.program.roots())

@@ -7,15 +7,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from reloader.config import Config, HooksConfig, OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
 from reloader.errors.session import (
-    NoSuchGenerationError,
     StillReferredToError,
     UnreadableFileError,
 )
 from reloader.globs import parse_pattern, read_wanted
+from reloader.hooks import Hooks
+from reloader.hosts.choose import choose_host
 from reloader.ids import Generation
 from reloader.inputs import (
     choose,
@@ -31,16 +33,18 @@ from reloader.live.ending import noticing_the_end
 from reloader.live.inject import attach as inject
 from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.process import Process
-from reloader.live.program import Key
+from reloader.live.program import Key, Wishes
 from reloader.opening import Opened, open_new
 from reloader.outcome import Outcome
 from reloader.plugins import Event, Plugins
 from reloader.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.reload import Options, reload
 from reloader.remap import remap
+from reloader.replay import linked_before
 from reloader.report import changed_names, data_notes
 from reloader.resuming import known_target, load_version, open_known
 from reloader.retiring import Retiring
+from reloader.rollback import rollback
 from reloader.sources import source_line
 from state.errors import StateError
 from state.rows import Kind, ObjectVersion
@@ -85,6 +89,8 @@ class Session:
         self.retiring = Retiring(self.program, store, target, plugins)
         self.journal = StateJournal(store, target, self.program)
         self.owns_store = False
+        self.together_s: float | None = None  # reload at one instant, and how long to wait
+        self.hooks: Hooks | None = None  # what the user wants done before and after
         self.before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
     @classmethod
@@ -113,18 +119,40 @@ class Session:
         *,
         how: str,
         plugins: Plugins | None = None,
+        ocaml: OcamlConfig | None = None,
     ) -> Self:
         """Find out what a process with the agent in it is made of, and write it down."""
         target = known_target(process, store)
         if target is not None:
             opened = open_known(process, store, target, watched)
         else:
-            opened = open_new(process, watched)
+            opened = open_new(process, watched, linked_before(process, store))
             target = record_opened(store, process, opened, how)
         # What is known of the program stays: a collection in the middle of a reload need not
         # walk it (4 ms for some hundred variables).
+        opened.program.host, notes = choose_host(opened.program, ocaml or OcamlConfig())
+        opened.notes += notes
         gc.freeze()
         return cls(process, opened, store, target, plugins)
+
+    def configure(self, config: Config, folder: Path) -> None:
+        """Take what the project says of hooks, types, retention and consistency."""
+        self.program.past.keep = config.retain
+        if config.consistent:
+            self.together_s = config.consistent_limit_s
+        self.hooks = Hooks(config.hooks, folder) if config.hooks != HooksConfig() else None
+        accepted = frozenset(config.types.accept)
+        self.program.wishes = Wishes(accepted, config.migrate, self.program.wishes.told)
+
+    @contextmanager
+    def together(self, limit_s: float | None) -> Generator[None]:
+        """Let reloads meanwhile switch at one instant, with a limit; None: as otherwise."""
+        before = self.together_s
+        self.together_s = before if limit_s is None else limit_s
+        try:
+            yield
+        finally:
+            self.together_s = before
 
     def reload_files(
         self, paths: Sequence[str], *, reinit: frozenset[str] = frozenset(), named: bool = False
@@ -190,7 +218,10 @@ class Session:
     ) -> Outcome:
         """Make versions of objects live, and write down what came of it."""
         self.journal.begin(kind)
-        options = Options(reinit, event_time, source_line, self.before_step, anew, self.plugins)
+        options = Options(
+            reinit, event_time, source_line, self.before_step, anew, self.plugins,
+            self.together_s, self.hooks,
+        )  # fmt: skip
         names = [file.name for file in objects]
         try:
             outcome = reload(self.program, objects, self.journal, options)
@@ -218,34 +249,8 @@ class Session:
         return outcome
 
     def rollback(self, generation: int | None) -> Outcome:
-        """Make the versions live that were live after a generation; None: before the last.
-
-        Versions come back by being linked again, so variables keep their values.
-        """
-        began = time.monotonic()
-        kept = [row.generation for row in self.store.query.generations(self.target)]
-        wanted = generation if generation is not None else (kept[1:] or [0])[0]
-        names = [f"generation {wanted}"]
-        if not kept or wanted not in {0, *kept} or wanted > kept[0]:
-            error = NoSuchGenerationError(generation, [*kept, 0] if kept else [])
-            return self.decided(error, [], names, began, "rollback")
-        self.journal.begin("rollback")
-        try:
-            objects = [
-                self.version(version)
-                for version in self.store.query.live_set(self.target, wanted)
-                if self.is_other(version)
-            ]
-        except StateError as error:
-            return self.decided(error, [], names, began, "rollback")
-        if not objects:
-            return Outcome("unchanged", objects=names)
-        outcome = self.reload_objects(objects, began, "rollback")
-        if outcome.state == "live":
-            undone = [number for number in kept if number > wanted]
-            with self.noting_state_errors(outcome):
-                self.store.journal.mark_rolled_back(self.target, undone)
-        return outcome
+        """Make the versions live that were live after a generation; None: before the last."""
+        return rollback(self, generation)
 
     def version(self, version: ObjectVersion) -> ObjectFile:
         """Return an earlier version of an object."""
@@ -348,11 +353,22 @@ class Session:
         with self.noting_state_errors(outcome):
             if not isinstance(error, StateError) and not outcome.generation:
                 self.remember(outcome, objects, kind)
-            if isinstance(error, TargetGoneError):
+            if isinstance(error, TargetGoneError) and not self.follow():
                 self.store.targets.end(self.target, "the program ended")
             else:
                 self.retiring.collect()
         return outcome
+
+    def follow(self) -> bool:
+        """Go on with what the program has forked if it has ended; return whether any is left."""
+        before = self.process.pid
+        if not self.process.follow():
+            return False
+        if self.process.pid != before:
+            self.store.targets.follow(
+                self.target, pid=self.process.pid, start_time=self.process.start_time
+            )
+        return True
 
     @contextmanager
     def noting_state_errors(self, outcome: Outcome) -> Generator[None]:

@@ -129,28 +129,45 @@ class Sessions:
 
     def _open(self, attended: Attended, process: Process, how: str) -> TargetAnswer:
         """Match the program with its objects and begin to watch."""
+        for other in list(self._programs.values()):  # its last run may have ended just now
+            if not self._session(other).process.alive():
+                self._ended(other)
         try:
             self.host.progress("matching objects with the program")
             watched = attended.start()
             attended.session = Session.open(
-                process, self.store, watched, how=how, plugins=self.plugins
+                process, self.store, watched, how=how, plugins=self.plugins,
+                ocaml=self.config.ocaml,
             )
+            attended.session.configure(self.config, self.host.folder)
+            if attended.options.consistent:
+                attended.session.together_s = self.config.consistent_limit_s
         except BaseException:
             attended.stop()
             process.close()
             raise
         self._programs[attended.number] = attended
-        attended.on_end(process.pidfd(), lambda: self.host.post(lambda: self._ended(attended)))
+        self._mind_end(attended)
         self.host.targets_changed(len(self._programs))
         answer = self._target_answer(attended)
         attended.emit(EventKind.ATTACHED, answer)
+        attended.replay()
         return answer
 
+    def _mind_end(self, attended: Attended) -> None:
+        pidfd = self._session(attended).process.pidfd()
+        attended.on_end(pidfd, lambda: self.host.post(lambda: self._ended(attended)))
+
     def _ended(self, attended: Attended) -> None:
-        """A program has ended."""
+        """A program has ended, or the process of it that stood for all."""
+        session = self._session(attended)
+        if attended.number in self._programs:
+            attended.note_crashes()
+        if attended.number in self._programs and session.follow():
+            self._mind_end(attended)
+            return
         if self._programs.pop(attended.number, None) is None:
             return
-        session = self._session(attended)
         attended.stop()
         self.store.targets.end(session.target, "the program ended")
         session.close()
@@ -187,6 +204,7 @@ class Sessions:
         """Reload finished files, one transaction a program."""
         for attended in list(self._programs.values()):
             files = attended.taken(paths)
+            attended.note_crashes()
             if not files:
                 continue
             began = time.time()
@@ -198,15 +216,18 @@ class Sessions:
         return None
 
     def load(
-        self, paths: Sequence[str], target: str | None, reinit: Sequence[str]
+        self,
+        paths: Sequence[str],
+        target: str | None,
+        reinit: Sequence[str],
+        *,
+        consistent: bool = False,
     ) -> ReloadAnswer:
         """Reload objects or archives as one transaction."""
         attended, began = self._find(target), time.time()
-        outcome = self._session(attended).reload_files(
-            [str(self.host.folder / path) for path in paths],
-            reinit=frozenset(reinit),
-            named=True,
-        )
+        session, files = self._session(attended), [str(self.host.folder / p) for p in paths]
+        with session.together(self.config.consistent_limit_s if consistent else None):
+            outcome = session.reload_files(files, reinit=frozenset(reinit), named=True)
         self._wake.set()
         return attended.tell(outcome, "load", began)
 
@@ -280,6 +301,7 @@ class Sessions:
         return {
             "session": attended.number,
             "pid": session.process.pid,
+            "processes": session.process.pids(),
             "name": program.image.path.rsplit("/", 1)[-1],
             "exe": program.image.path,
             "build_id": program.image.build_id,
@@ -385,6 +407,7 @@ class Sessions:
                     EventKind.RETIRED,
                     {"freed_size": report.freed_size, "stop_us": report.stop_us},
                 )
+        self.store.tidy()
         self._wake.set()
 
 

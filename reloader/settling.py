@@ -8,7 +8,7 @@ its functions: then its slots stay, and what they lead to.
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +20,13 @@ from reloader.live.patching import apply_redirects
 from reloader.live.program import Program
 from reloader.live.redirect import WIDEST, RedirectPlan, Way
 from reloader.record import StateJournal, planned_memory, slot_rows
+from reloader.return_record import MARK, AddLive, settle_return
 from reloader.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import GenerationRow, Summary
-from state.store import Store
 from stubs.table import SlotKey
 
 _SHORT_JUMP: Final = 0xEB  # jumps of two bytes lead to a long one in padding near by
-
-AddLive = Callable[[Program, Store, LiveRow], None]
 
 
 def settle(program: Program, journal: StateJournal, row: GenerationRow, add: AddLive) -> str:
@@ -43,6 +41,8 @@ def settle(program: Program, journal: StateJournal, row: GenerationRow, add: Add
     Raises:
         ReloaderError: It cannot be finished now; the row stays as it is.
     """
+    if MARK in row.plan and row.generation > program.generation:
+        return settle_return(program, journal, row, add)
     if not has_flipped(program, row):
         return undo(program, journal, row)
     flips = old_flips(row)

@@ -73,9 +73,19 @@ def status(answer: StatusAnswer) -> str:
         )
         for t in answer["targets"]
     ]
-    notes = [f"  {note}" for t in answer["targets"] for note in t["notes"]]
+    notes = [line for t in answer["targets"] for line in (*family(t), *t["notes"])]
+    notes = [f"  {note}" for note in notes]
     numbers = "session pid generation objects memory"
     return "\n".join([head, table(columns, rows, right=numbers), *notes])
+
+
+def family(answer: TargetAnswer) -> list[str]:
+    """Return a sentence on the processes of a program, none if it has one."""
+    others = [str(pid) for pid in answer["processes"] if pid != answer["pid"]]
+    if not others:
+        return []
+    which = f"{', '.join(others[:8])}{', …' if len(others) > 8 else ''}"
+    return [f"{answer['name']}: {1 + len(others)} processes; with it: {which}"]
 
 
 def target(answer: TargetAnswer) -> str:
@@ -235,7 +245,7 @@ def event(event: Event) -> str | None:
             text = f"beside {target(cast('TargetAnswer', data))}"
         case EventKind.BUILD:
             text = _build(cast("BuildAnswer", data))
-        case EventKind.WARNING:
+        case EventKind.WARNING | EventKind.CRASHED:
             text = str(data.get("text", ""))
         case _:
             return None

@@ -83,7 +83,7 @@ def changed_symbols(program: Program, plan: Plan, row: int) -> SymbolColumns:
     own = flipped[(flipped >= first) & (flipped < last)] - first
     fresh = np.flatnonzero(in_new_memory(plan, first, last))
     rows = np.union1d(own, np.intersect1d(fresh, named(file))).astype(np.int64)
-    return columns(program, live, rows)
+    return columns(program, live, plan.parts.symbols(file, rows))
 
 
 def in_new_memory(plan: Plan, first: int, last: int) -> Bool:

@@ -58,7 +58,12 @@ class Params:
         """Return the options of `run` and `attach`."""
         build = self.maybe("build", str)
         cwd = self.maybe("cwd", str) or ""
-        return WatchOptions(self.texts("watch"), build, self.texts("source"), cwd)
+        return WatchOptions(
+            self.texts("watch"), build, self.texts("source"), cwd,
+            consistent=self.maybe("consistent", bool) or False,
+            replay=self.maybe("replay", bool),
+            replay_crashed=self.maybe("replay_crashed", bool) or False,
+        )  # fmt: skip
 
     def take_fd(self) -> int:
         """Return the one descriptor that came with the request; it is the caller's to close."""
@@ -87,7 +92,10 @@ WORK: Final[dict[str, Callable[[Engine, Params], object]]] = {
     "spawn": _spawn,
     "attach": lambda e, p: e.attach(p.take("pid", int), p.watch()),
     "detach": lambda e, p: e.detach(p.target()),
-    "load": lambda e, p: e.load(p.texts("paths"), p.target(), p.texts("reinit")),
+    "load": lambda e, p: e.load(
+        p.texts("paths"), p.target(), p.texts("reinit"),
+        consistent=p.maybe("consistent", bool) or False,
+    ),
     "unload": lambda e, p: e.unload(p.take("path", str), p.target()),
     "rollback": lambda e, p: e.rollback(p.maybe("generation", int), p.target()),
     "remap": lambda e, p: e.remap(p.take("path", str), p.target()),

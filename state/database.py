@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BUSY_TIMEOUT_S: Final = 5.0  # a person may hold the file open in sqlite-utils or Datasette
+# The commit that makes the log larger than this many pages folds it into the file, and flushes:
+# some reload would wait for it. So it is made in a quiet moment, from a lower bound on.
+_MOST_PAGES: Final = 8000
+_MUCH_SIZE: Final = 4 << 20  # bytes of the log
 
 
 class Database:
@@ -92,6 +96,14 @@ class Database:
         with self._write_lock, self._translated("tidy it up"):
             self._writer.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def fold(self) -> None:
+        """Move the log's pages into the database file if there are many; wait for nobody."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if not log.exists() or log.stat().st_size < _MUCH_SIZE:
+            return
+        with self._write_lock, self._translated("tidy it up"):
+            self._writer.conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def is_in_place(self) -> bool:
         """Return whether the file that is open is still the one at its path."""
         try:
@@ -115,6 +127,8 @@ class Database:
         )
         conn.row_factory = sqlite3.Row
         conn.execute("PRAGMA synchronous=NORMAL")
+        conn.execute(f"PRAGMA wal_autocheckpoint={_MOST_PAGES}")
+        conn.execute(f"PRAGMA journal_size_limit={_MUCH_SIZE // 2}")
         conn.execute("PRAGMA foreign_keys=ON")
         return sqlite_utils.Database(conn, execute_plugins=False)
 

@@ -154,6 +154,15 @@ class Ledger:
                 [(now, target, addr) for addr in addrs],
             )
 
+    def mark_needed(self, target: int, addrs: Iterable[int]) -> None:
+        """Record that allocations are live again: an earlier generation was returned to."""
+        with self._db.transaction("record needed allocations") as conn:
+            conn.executemany(
+                "UPDATE allocations SET superseded=NULL"
+                " WHERE target=? AND addr=? AND freed IS NULL AND superseded IS NOT NULL",
+                [(target, addr) for addr in addrs],
+            )
+
     def mark_freed(self, target: int, addrs: Sequence[int]) -> int:
         """Record that allocations were given back; their superseded symbols go with them.
 

@@ -281,6 +281,34 @@ def _resume(db: Database) -> None:
     )
 
 
+def _crashes(db: Database) -> None:
+    db.create_table(
+        "crashes",
+        {
+            "id": int,
+            "target": int,
+            "generation": int,  # whose code was on the stack, 0: none of ours
+            "time": float,
+            "pid": int,
+            "signal": str,
+            "function": str,  # "" where unknown, as in the next four
+            "path": str,  # of the object version that the function is of
+            "member": str,
+            "digest": str,
+            "line": str,
+            "text": str,  # the sentence for people
+        },
+        pk="id",
+        not_null={"target", "generation", "time", "pid", "signal", "text"},
+        foreign_keys=[("target", "targets", "id")],
+    )
+    db.table("crashes").create_index(["target"])
+
+
+def _data(db: Database) -> None:
+    db.table("snapshots").add_column("data", bytes)
+
+
 MIGRATIONS: Final = (
     Migration(
         "Everything is keyed by target, member process and image from the start, so families, "
@@ -301,6 +329,8 @@ MIGRATIONS: Final = (
         _call_sites_and_events,
     ),
     Migration("A later daemon goes on where this one was killed.", _resume),
+    Migration("What a program crashed in is not given to its next run unasked.", _crashes),
+    Migration("Making a file takes longer than the rest of a small reload's commit.", _data),
 )
 
 

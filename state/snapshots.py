@@ -1,4 +1,7 @@
-"""Object snapshots: the bytes of every version that was live, one file a digest.
+"""Object snapshots: the bytes of every version that was live, by digest.
+
+Small ones are in their row and cost the commit that names them next to nothing; making a file
+takes longer than that whole commit. Large ones are files:
 
     objects/3f/3f09…    the bytes, read-only, never changed
 
@@ -19,15 +22,20 @@ if TYPE_CHECKING:
 
     from state.database import Database
 
-# digests that must stay: of the newest generations of every target that lives, of everything
-# live now, and of the newest target of each executable, which a restart replays
+_SMALL: Final = 64 << 10  # bytes that go into the row
+
+# digests that must stay: of everything live now, and of what was linked and the newest
+# generations of every target that lives, and of the newest of each executable: a restart replays
+# it
 _NOT_KEPT: Final = """
     SELECT digest, path, size FROM snapshots WHERE digest NOT IN (
     SELECT versions.digest FROM versions
       JOIN targets ON targets.id = versions.target
-     WHERE targets.ended IS NULL AND versions.digest IS NOT NULL
-       AND versions.generation > (SELECT coalesce(max(generation), 0) - ? FROM generations
-                                   WHERE generations.target = versions.target)
+     WHERE versions.digest IS NOT NULL
+       AND (targets.ended IS NULL OR targets.id IN (SELECT max(id) FROM targets GROUP BY exe))
+       AND (versions.generation = 0
+        OR versions.generation > (SELECT coalesce(max(generation), 0) - ? FROM generations
+                                   WHERE generations.target = versions.target))
     UNION
     SELECT objects.digest FROM objects
      WHERE objects.digest IS NOT NULL AND objects.target IN (
@@ -44,28 +52,34 @@ class Snapshots:
         self._folder = folder
         self._known: set[str] = set()  # saved by this daemon: row and file are there
 
-    def save(self, digest: str, data: bytes | memoryview) -> Path:
+    def save(self, digest: str, data: bytes | memoryview) -> None:
         """Keep the bytes of an object version; one that is kept already costs one look-up.
 
         Raises:
             StateError: The disk is full or the like; no half-written file stays.
         """
-        path = self._path(digest)
         if digest in self._known:
-            return path
+            return
+        small = len(data) <= _SMALL
+        place = "" if small else self._file(digest, data)
+        with self._db.transaction("record an object snapshot") as conn:
+            conn.execute(
+                "INSERT OR IGNORE INTO snapshots(digest, path, size, saved, data)"
+                " VALUES (?,?,?,?,?)",
+                (digest, place, len(data), time.time(), data if small else None),
+            )
+        self._known.add(digest)
+
+    def _file(self, digest: str, data: bytes | memoryview) -> str:
+        """Keep bytes in a file; return its path below the state folder."""
+        path = self._path(digest)
         try:
             if not path.exists():
                 self._write(path, data)
         except OSError as error:
             action = "save an object snapshot"
             raise StateError.from_os(action, path, error) from error
-        with self._db.transaction("record an object snapshot") as conn:
-            conn.execute(
-                "INSERT OR IGNORE INTO snapshots(digest, path, size, saved) VALUES (?,?,?,?)",
-                (digest, str(path.relative_to(self._folder)), len(data), time.time()),
-            )
-        self._known.add(digest)
-        return path
+        return str(path.relative_to(self._folder))
 
     def load(self, digest: str) -> bytes:
         """Return the bytes of a version.
@@ -74,6 +88,9 @@ class Snapshots:
             StateError: It was never saved, or was pruned.
         """
         path = self._path(digest)
+        found = self._db.raw("SELECT data FROM snapshots WHERE digest=?", (digest,))
+        if found and found[0][0] is not None:
+            return bytes(found[0][0])
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -86,7 +103,8 @@ class Snapshots:
 
     def has(self, digest: str) -> bool:
         """Return whether a version's bytes are kept."""
-        return self._path(digest).exists()
+        found = self._db.raw("SELECT data IS NOT NULL FROM snapshots WHERE digest=?", (digest,))
+        return bool(found and found[0][0]) or self._path(digest).exists()
 
     def prune(self, keep: int) -> int:
         """Remove snapshots that no kept generation names.
@@ -100,7 +118,8 @@ class Snapshots:
         removed = 0
         with self._db.transaction("prune object snapshots") as conn:
             for digest, path, size in conn.execute(_NOT_KEPT, (keep,)).fetchall():
-                (self._folder / path).unlink(missing_ok=True)
+                if path:
+                    (self._folder / path).unlink(missing_ok=True)
                 self._known.discard(digest)
                 conn.execute("DELETE FROM snapshots WHERE digest=?", (digest,))
                 removed += int(size)

@@ -1,7 +1,7 @@
 """Store: the state folder of one project, opened.
 
 state.db             everything but the bytes of objects
-objects/<2>/<digest>  object snapshots
+objects/<2>/<digest>  large object snapshots
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from state.crashes import Crashes
 from state.database import Database
 from state.errors import StateError
 from state.journal import Journal
@@ -37,6 +38,7 @@ class Store:
         ledger: Objects, symbols, allocations, slots, call sites.
         query: Reads; never waits for a writer.
         resume: What a later daemon needs to go on.
+        crashes: Where programs ended by a signal.
         snapshots: Object bytes by digest.
     """
 
@@ -48,6 +50,7 @@ class Store:
         self.journal = Journal(self._db, self.ledger)
         self.query = Query(self._db)
         self.resume = Resume(self._db)
+        self.crashes = Crashes(self._db)
         self.snapshots = Snapshots(self._db, folder)
 
     @classmethod
@@ -95,6 +98,10 @@ class Store:
             )
         self._db.checkpoint()
         return removed
+
+    def tidy(self) -> None:
+        """Move what was committed into the database file, if it is much; takes some 10 ms."""
+        self._db.fold()
 
     def deleted(self) -> bool:
         """Return whether the database was deleted or replaced while it is open here.

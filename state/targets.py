@@ -54,6 +54,18 @@ class Targets:
             self.add_process(target, pid=pid, start_time=start_time)
             return target
 
+    def follow(self, target: int, *, pid: int, start_time: int) -> None:
+        """Record that another process of the family stands for the target from now on."""
+        before = self.get(target)
+        parent = before.pid if before else None
+        self.add_process(target, pid=pid, start_time=start_time, parent_pid=parent)
+        if before:
+            self.end_process(target, before.pid)
+        with self._db.transaction("record the process that stands for a target") as conn:
+            conn.execute(
+                "UPDATE targets SET pid=?, start_time=? WHERE id=?", (pid, start_time, target)
+            )
+
     def end(self, target: int, reason: str) -> None:
         """Record that a target ended or was let go.
 

@@ -138,13 +138,13 @@ def test_the_oldest_versions_go_first(tmp_path: Path) -> None:
     for file in (*files[:2], other, files[0], files[2]):
         cache.graph([file], ARCH, build)
     kept = [file.digest for file in (files[0], files[2], other)]
-    found = [cache.find(file.key, file.digest) for file in (*files, other)]
+    found = [cache.find(file.key, file.data) for file in (*files, other)]
     assert [file.digest for file in found if file] == kept
     assert cache.size == sum(entry.size for entry in cache.kept.values())
     cache.most_bytes = max(entry.size for entry in cache.kept.values())
     cache.keep(files[1])
     assert cache.size <= cache.most_bytes
-    assert cache.find(files[1].key, files[1].digest) is files[1]
+    assert cache.find(files[1].key, files[1].data) is files[1]
 
 
 def test_a_cache_of_no_bytes_keeps_nothing(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def held(session: Session, path: str) -> list[tuple[str, int]]:
     """Return region and bytes of each allocation that an object has."""
     rows = [row for row in session.program.ledger.rows.values() if row.object == (path, "")]
     used = [row.allocation for row in rows if not row.superseded]
-    return sorted((part.region.name, part.size) for part in used)
+    return sorted((part.region, part.size) for part in used)
 
 
 @pytest.mark.parametrize(

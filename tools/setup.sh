@@ -104,7 +104,12 @@ python=$(find_python) || {
 }
 need_packages
 mkdir -p .work
+if [[ " $wanted " == *" tests "* ]]; then
+    tools/ocaml53.sh & # mostly waits for the network: beside the rest
+    ocaml53=$!
+fi
 exec 9>.work/setup.lock # two makes at a time in one clone
 if command -v flock >/dev/null; then flock 9; fi
 need_venv
 "$venv/bin/python" -m stubs.build
+[ -z "${ocaml53:-}" ] || wait "$ocaml53"

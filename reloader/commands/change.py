@@ -39,9 +39,19 @@ def check(*, files: tuple[str, ...], target: str | None, as_json: bool) -> int:
     metavar="NAME",
     help="Begin this variable anew instead of keeping its value.",
 )
+@click.option(
+    "--consistent",
+    is_flag=True,
+    help="Switch all functions at one instant, when no thread is inside any of them.",
+)
 @common_options
 def load(
-    *, files: tuple[str, ...], reinit: tuple[str, ...], target: str | None, as_json: bool
+    *,
+    files: tuple[str, ...],
+    reinit: tuple[str, ...],
+    consistent: bool,
+    target: str | None,
+    as_json: bool,
 ) -> int:
     """Load objects or archives, all of them or none.
 
@@ -50,7 +60,7 @@ def load(
              reloader load --reinit scores build/score.o
     """  # noqa: D301 - \b is click's mark
     with connected(f"loading {show.shorten(files)}", target=target) as client:
-        result = client.load([absolute(file) for file in files], reinit)
+        result = client.load([absolute(file) for file in files], reinit, consistent=consistent)
     return _report(result, as_json=as_json)
 
 

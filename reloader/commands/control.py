@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import click
 
 from reloader import show
@@ -11,6 +13,11 @@ from reloader.commands.common import (
     common_options,
     connected,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 watch_option = click.option(
     "--watch",
@@ -26,11 +33,49 @@ source_option = click.option(
 )
 
 
+_MODES = (
+    click.option(
+        "--consistent",
+        is_flag=True,
+        help="Switch all functions of a reload at one instant, when no thread is inside any.",
+    ),
+    click.option(
+        "--no-replay",
+        is_flag=True,
+        help="Do not give a restarted program the code that was live when it ended.",
+    ),
+    click.option(
+        "--replay-crashed",
+        is_flag=True,
+        help="Give a restarted program the code that it crashed in, too.",
+    ),
+)
+
+
+def mode_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a verb the options that say how reloads are made and what a restart gets."""
+    for option in reversed(_MODES):
+        command = option(command)
+    return command
+
+
+def modes(
+    *, consistent: bool, no_replay: bool, replay_crashed: bool
+) -> dict[str, bool | None]:
+    """Return them as the daemon takes them; what was not given is left to the configuration."""
+    return {
+        "consistent": consistent or None,
+        "replay": False if no_replay else None,
+        "replay_crashed": replay_crashed or None,
+    }
+
+
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1))
 @watch_option
 @build_option
 @source_option
+@mode_options
 @common_options
 def attach(  # noqa: PLR0913 - one argument an option
     *,
@@ -38,6 +83,9 @@ def attach(  # noqa: PLR0913 - one argument an option
     watch: tuple[str, ...],
     build: str | None,
     source: tuple[str, ...],
+    consistent: bool,
+    no_replay: bool,
+    replay_crashed: bool,
     target: str | None,
     as_json: bool,
 ) -> None:
@@ -49,7 +97,10 @@ def attach(  # noqa: PLR0913 - one argument an option
     globs = [absolute(glob) for glob in watch]
     sources = [absolute(glob) for glob in source]
     with connected(f"attaching to {pid}", target=target) as client:
-        result = client.attach(pid, watch=globs, build=build, source=sources)
+        wished = modes(
+            consistent=consistent, no_replay=no_replay, replay_crashed=replay_crashed
+        )
+        result = client.attach(pid, watch=globs, build=build, source=sources, **wished)
     answer(result, lambda: f"beside {show.target(result)}", as_json=as_json)
 
 

@@ -5,21 +5,45 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reloader import show
 from reloader.client import Client
 from reloader.commands.common import absolute, progress
-from reloader.commands.control import build_option, source_option, watch_option
+from reloader.commands.control import (
+    build_option,
+    mode_options,
+    modes,
+    source_option,
+    watch_option,
+)
 from reloader.host_command import HOST, host_command
 from reloader.protocol import Event, check_peer
 from reloader.run_program import minding
 from reloader.show import local
 from reloader.spawn import agent_environment, find_program, socket_pair, start_program
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _LAST_WORDS_S = 2.0  # how long the daemon may take to tell why there was no program
+# statuses of programs that a signal ended which their own code brought about
+_CRASHED = frozenset(
+    128 + number
+    for number in (
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGSYS,
+    )
+)
 _PASS_ON = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
@@ -27,6 +51,7 @@ _PASS_ON = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 @watch_option
 @build_option
 @source_option
+@mode_options
 @click.option(
     "--program",
     metavar="NAME",
@@ -41,6 +66,9 @@ def run(  # noqa: PLR0913 - one argument an option
     watch: tuple[str, ...],
     build: str | None,
     source: tuple[str, ...],
+    consistent: bool,
+    no_replay: bool,
+    replay_crashed: bool,
     program: str | None,
     quiet: bool,
     as_json: bool,
@@ -78,6 +106,7 @@ def run(  # noqa: PLR0913 - one argument an option
             watch=[*(objects.watch if objects else ()), *(absolute(glob) for glob in watch)],
             build=build,
             source=[absolute(glob) for glob in source],
+            **modes(consistent=consistent, no_replay=no_replay, replay_crashed=replay_crashed),
         )
     os.close(daemons)
     shown = _Shown(reply["session"], quiet=quiet, as_json=as_json)
@@ -85,6 +114,8 @@ def run(  # noqa: PLR0913 - one argument an option
         minder.pid = start_program(path, argv, env, theirs)
         os.close(theirs)  # the daemon must see the stream's end when the program's end closes
         status = minder.wait()
+        if status in _CRASHED:
+            shown.until_ended(client)
         if objects:
             shown.until_loaded(client)
         return status
@@ -97,13 +128,16 @@ class _Shown:
         self._session = session
         self._quiet = quiet
         self._as_json = as_json
-        self._loaded = False
+        self._loaded = self._ended = False
 
     def __call__(self, event: Event | None) -> None:
         if event is None:
             event = Event("warning", {"text": "the daemon ended; the program runs on"})
+        if event.data.get("session", self._session) != self._session:
+            return
         self._loaded |= event.kind == "reload"
-        if self._quiet or event.data.get("session", self._session) != self._session:
+        self._ended |= event.kind == "ended"
+        if self._quiet:
             return
         line = self._json(event) if self._as_json else local(show.event(event) or "")
         if line:
@@ -111,12 +145,19 @@ class _Shown:
 
     def until_loaded(self, client: Client) -> None:
         """Show what became of the first load, though the program has ended over it."""
+        self._until(client, lambda: self._loaded or self._ended)
+
+    def until_ended(self, client: Client) -> None:
+        """Show what the daemon makes of the program's end."""
+        self._until(client, lambda: self._ended)
+
+    def _until(self, client: Client, done: Callable[[], bool]) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(client.channel, selectors.EVENT_READ)
-            while not self._loaded and selector.select(_LAST_WORDS_S):
+            while not done() and selector.select(_LAST_WORDS_S):
                 event = client.next_event()
                 self(event)
-                self._loaded |= event is None
+                self._ended |= event is None
 
     @staticmethod
     def _json(event: Event) -> str:

@@ -22,6 +22,7 @@ from reloader.elf.ar import (
     read_entries,
     read_entry,
 )
+from reloader.elf.batch import read_batch
 from reloader.elf.constants import EM_X86_64
 from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object, snapshot
@@ -83,6 +84,18 @@ class Archive:
         """
         name = self.members[row].name
         return read_object(self.path, self.content(row), name, machine=machine)
+
+
+    def objects(self, *, machine: int = EM_X86_64) -> list[ObjectFile]:
+        """Return all members as objects.
+
+        Raises:
+            ObjectError: One cannot be read as such.
+        """
+        if not any(member.source for member in self.members):
+            places = [(member.name, member.offset, member.size) for member in self.members]
+            return read_batch(self.path, self.data, places, machine)
+        return [self.object(row, machine=machine) for row in range(len(self.members))]
 
 
 def read_archive(path: str, data: bytes | U8) -> Archive:

@@ -97,6 +97,21 @@ def _read(sections: DebugSections) -> LineTable:
     return _join(parts, files)
 
 
+def unit_files(obj: ObjectFile) -> list[list[str]]:
+    """Return for each unit of an object the paths that its records' file numbers mean."""
+    sections = debug_sections(obj)
+    if ".debug_line" not in sections.data or ".debug_info" not in sections.data:
+        return []
+    info = sections.info()
+    units: list[list[str]] = []
+    for unit in info.iter_CUs():
+        program: Any = info.line_program_for_CU(unit)
+        paths = _paths(program, _folder(unit)) if program is not None else []
+        modern = program is not None and int(program.header["version"]) >= 5
+        units.append(paths if modern else ["", *paths])
+    return units
+
+
 def _join(parts: list[_Rows], files: list[str]) -> LineTable:
     def column(name: str, kind: Any) -> Any:  # noqa: ANN401  any column
         arrays: list[Any] = [getattr(part, name) for part in parts]

@@ -1,7 +1,7 @@
 """An object's symbol table and relocation tables, gathered and checked."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from reloader.elf.constants import (
 from reloader.elf.dtypes import RELA, SYM
 from reloader.elf.gather import gather, one_of
 from reloader.elf.names import read_names
-from reloader.elf.object import ABSOLUTE, COMMON, UNDEFINED
+from reloader.elf.object import ABSOLUTE, COMMON, UNDEFINED, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.objects import (
     EntrySizeError,
@@ -65,9 +65,15 @@ def bytes_of(data: U8, sections: NDArray[np.void], row: int) -> U8:
 
 
 def read_symbols(
-    data: U8, sections: NDArray[np.void], section_names: list[bytes], name: str
+    data: U8,
+    sections: NDArray[np.void],
+    section_names: list[bytes],
+    name: str,
+    like: ObjectFile | None = None,
 ) -> SymbolTable:
     """Return the symbol table; one null entry if the object has none.
+
+    With the names of `like`, another version of the object, if they are the same.
 
     Raises:
         ObjectError: Its size, string table, a name or a section index is wrong.
@@ -89,11 +95,31 @@ def read_symbols(
     if strings >= len(sections) or int(sections["sh_type"][strings]) != SHT_STRTAB:
         raise StringTableError(Place(name), "the symbols' string table", "is missing")
     text = bytes_of(data, sections, strings)
+    homes = symbol_sections(data, sections, row, table, name)
+    if like is not None and section_names is like.section_names:
+        known = like.symbols, like.symbol_sections, like.section_bytes(strings)
+        if same_names(known, (table, homes, text)):
+            return SymbolTable(row, table, like.symbol_names, homes)
     offsets = table["st_name"].astype(np.int64)
     names = read_names(text, offsets, Place(name), "symbol", len(data))
-    homes = symbol_sections(data, sections, row, table, name)
     name_section_symbols(table, homes, section_names, names)
     return SymbolTable(row, table, names, homes)
+
+
+def same_names(old: tuple[Any, I32, U8], new: tuple[Any, I32, U8]) -> bool:
+    """Return whether the symbols of two tables have the same names.
+
+    Args:
+        old: A symbol table, each symbol's section and the string table.
+        new: The same of another version, whose sections have the same names.
+    """
+    return (
+        len(old[0]) == len(new[0])
+        and np.array_equal(old[0]["st_name"], new[0]["st_name"])
+        and np.array_equal(old[0]["st_info"], new[0]["st_info"])
+        and np.array_equal(old[1], new[1])
+        and np.array_equal(old[2], new[2])
+    )
 
 
 def symbol_sections(
@@ -264,9 +290,9 @@ def check_machine_code(
     Raises:
         SlimLtoError: There is nothing to load in it.
     """
-    rows = [row for row, text in enumerate(section_names) if text.startswith(LTO_PREFIX)]
-    if not rows:
+    if LTO_PREFIX not in b"\n".join(section_names):
         return
+    rows = [row for row, text in enumerate(section_names) if text.startswith(LTO_PREFIX)]
     slim = SLIM_SYMBOL in symbol_names
     for row in rows:
         if section_names[row].startswith(LTO_HEADER):

@@ -54,10 +54,14 @@ class LayoutRow:
 def side_by_side(live: Layout, new: Layout) -> list[str]:
     """Return both layouts as lines of two columns; a `*` marks the lines that differ."""
     left = [f"in the program: {live.type}", *map(str, live.members)]
-    right = [f"in the new object: {new.type}", *map(str, new.members)]
+    return columns(left, [f"in the new object: {new.type}", *map(str, new.members)])
+
+
+def columns(left: list[str], right: list[str]) -> list[str]:
+    """Return two lists of lines side by side; a `*` marks the lines that differ."""
     count = max(len(left), len(right))
-    left += [""] * (count - len(left))
-    right += [""] * (count - len(right))
+    left = left + [""] * (count - len(left))
+    right = right + [""] * (count - len(right))
     width = max(map(len, left)) + 2
     lines = [f"    {left[0]:<{width}}  {right[0]}"]
     for one, other in zip(left[1:], right[1:], strict=True):

@@ -1,10 +1,13 @@
-"""Versions of objects that were worked on already, by the digest of their bytes.
+"""Versions of objects that were worked on already, found by their bytes.
 
 Who undoes an edit saves a version that was loaded a moment ago. Its columns and its graph as
 built, functions marked, are still here, so reading and decoding are left out; what the diff
 remembers of a version (`versions.version_of`, `object_data.side_of`) is found as well, since it
 is kept by the very same object. Everything that depends on the live process is done again: a
 reload with the cache does what it would do without.
+
+Bytes are compared and not hashed: a version that differs is told at the first difference, and
+hashing a large object takes longer than linking what an edit changed in it.
 
 The memory is bounded by bytes, and by versions an object, so that a thousand reloads of one
 file take no more than a few.
@@ -13,7 +16,6 @@ file take no more than a few.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from hashlib import blake2b
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -51,9 +53,7 @@ class Cache:
     most_bytes: int = MOST_BYTES
     most_versions: int = MOST_VERSIONS
     size: int = 0
-    kept: OrderedDict[tuple[Key, str], Kept] = field(
-        default_factory=OrderedDict[tuple[Key, str], Kept]
-    )
+    kept: OrderedDict[ObjectFile, Kept] = field(default_factory=OrderedDict[ObjectFile, Kept])
 
     def read(
         self,
@@ -74,17 +74,17 @@ class Cache:
             ObjectError: As `read_object`.
         """
         raw = snapshot(data)
-        digest = blake2b(raw.data, digest_size=16).hexdigest()
         running = live.get((path, member)) if live else None
-        if running is not None and running.file.digest == digest:
-            return running.file
-        found = self.find((path, member), digest)
-        return found or read_object(path, raw, member)
+        like = running.file if running else None
+        if like is not None and same_bytes(like.data, raw):
+            return like
+        found = self.find((path, member), raw)
+        return found or read_object(path, raw, member, like=like)
 
-    def find(self, key: Key, digest: str) -> ObjectFile | None:
+    def find(self, key: Key, data: U8) -> ObjectFile | None:
         """Return a version of an object, or None."""
-        kept = self.kept.get((key, digest))
-        return kept.file if kept else None
+        own = (file for file in self.kept if file.key == key)
+        return next((file for file in own if same_bytes(file.data, data)), None)
 
     def keep(self, file: ObjectFile) -> None:
         """Keep a version; it is the youngest now."""
@@ -107,8 +107,10 @@ class Cache:
         kept = self._entry(objects[0])
         if kept.graph is None or kept.arch is not arch:
             graph = build(objects)
-            kept.graph, kept.arch = copied(graph), arch
             added = bytes_of(graph)
+            if kept.size + added > self.most_bytes:
+                return graph  # it would be forgotten at once
+            kept.graph, kept.arch = copied(graph), arch
             kept.size += added
             self.size += added
             self._shrink(objects[0].key)
@@ -117,26 +119,36 @@ class Cache:
 
     def _entry(self, file: ObjectFile) -> Kept:
         """Return a version's entry, made if it is new, as the youngest."""
-        name = file.key, file.digest
-        kept = self.kept.get(name)
-        if kept is None or kept.file is not file:
-            self._forget(name)
-            kept = self.kept[name] = Kept(file, bytes_of(file))
+        kept = self.kept.get(file)
+        if kept is None:
+            twin = self.find(file.key, file.data)
+            if twin is not None:
+                self._forget(twin)
+            kept = self.kept[file] = Kept(file, bytes_of(file))
             self.size += kept.size
-        self.kept.move_to_end(name)
+        self.kept.move_to_end(file)
         return kept
 
     def _shrink(self, key: Key) -> None:
         """Forget the oldest versions until both bounds hold."""
-        versions = [name for name in self.kept if name[0] == key]
-        for name in versions[: -self.most_versions]:
-            self._forget(name)
+        versions = [file for file in self.kept if file.key == key]
+        for file in versions[: -self.most_versions]:
+            self._forget(file)
         while self.size > self.most_bytes and self.kept:
             self._forget(next(iter(self.kept)))
 
-    def _forget(self, name: tuple[Key, str]) -> None:
-        kept = self.kept.pop(name, None)
-        self.size -= kept.size if kept else 0
+    def _forget(self, file: ObjectFile) -> None:
+        self.size -= self.kept.pop(file).size
+
+
+def same_bytes(one: U8, other: U8) -> bool:
+    """Return whether two files hold the same; most differ in their size."""
+    if len(one) != len(other):
+        return False
+    first, second = one.base, other.base
+    if isinstance(first, bytes) and isinstance(second, bytes) and len(first) == len(one):
+        return first == second  # ends at the first difference
+    return bool(np.array_equal(one, other))
 
 
 def copied(table: T) -> T:
@@ -146,13 +158,15 @@ def copied(table: T) -> T:
     if isinstance(table, list):
         items = cast("list[Any]", table)
         arrays = any(isinstance(item, np.ndarray) for item in items[:1])
-        return cast("T", [copied(item) for item in items] if arrays else items.copy())
+        return cast("T", [item.copy() for item in items] if arrays else items.copy())
     if isinstance(table, dict):  # LinkGraph.named: what is asked later is each copy's own
         return cast("T", cast("dict[Any, Any]", table).copy())
-    if not is_dataclass(table):
+    names = getattr(table, "__dataclass_fields__", None)
+    if names is None:
         return table
-    columns = {f.name: copied(getattr(table, f.name)) for f in fields(table)}
-    return cast("Any", type(table))(**columns)
+    columns = [getattr(table, name) for name in names]
+    own = [c.copy() if type(c) is np.ndarray else copied(c) for c in columns]
+    return cast("Any", type(table))(*own)
 
 
 def bytes_of(table: object) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.ids import NO_ADDR, NO_ROW, Region
-from reloader.link.graph import LinkGraph, Origin
+from reloader.ids import NO_ADDR, NO_ROW, REGION_NAMES
+from reloader.link.graph import ORIGIN_NAMES, LinkGraph, Origin
 
 
 def dump(graph: LinkGraph, arch: Architecture) -> str:
@@ -37,7 +37,7 @@ def _block_line(graph: LinkGraph, block: int) -> str:
     owner = "(transaction)" if row == NO_ROW else graph.objects[row].name
     name = "(made)" if section == NO_ROW else graph.objects[row].section_names[section].decode()
     flags = ("live" if blocks.live[block] else "dead") + (" same" if blocks.same[block] else "")
-    region = Region(int(blocks.region[block])).name.lower()
+    region = REGION_NAMES[int(blocks.region[block])]
     size, align = int(blocks.size[block]), int(blocks.align[block])
     return (
         f"block {block} {owner} {name} {region} size {size:#x} align {align} "
@@ -48,7 +48,7 @@ def _block_line(graph: LinkGraph, block: int) -> str:
 def _symbol_lines(graph: LinkGraph, rows: list[int]) -> Iterator[str]:
     symbols = graph.symbols
     for row in rows:
-        origin = Origin(int(symbols.origin[row])).name.lower()
+        origin = ORIGIN_NAMES[int(symbols.origin[row])]
         marks = " reloadable" * bool(symbols.reloadable[row])
         marks += " changed" * bool(symbols.changed[row])
         slot = f" slot {int(symbols.slot[row])}" if symbols.slot[row] != NO_ROW else ""

@@ -13,7 +13,7 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.errors.linking import FixupRangeError, RangeRow
-from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U16, U64, Bool
+from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U16, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import lookup, some_edges
 from reloader.link.kinds import FREE, LIMITED, LONG, OTHER, PC, kind_columns
@@ -95,9 +95,10 @@ def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) 
     traits = kind_columns(arch).traits[edges.kind]
     symbol = symbol_addrs(graph, arch, edges)
     value = symbol + edges.addend.view(np.uint64)
-    place = graph.blocks.addr[edges.block] + edges.offset
+    place = graph.blocks.addr[edges.block]
+    place += edges.offset
     relative = (traits & np.uint8(PC)) != 0
-    value -= place if bool(relative.all()) else np.where(relative, place, np.uint64(0))
+    value -= place if bool(relative.all()) else place * relative
     other = np.flatnonzero(traits & np.uint8(OTHER))
     if len(other):
         value[other] = _other_values(
@@ -110,9 +111,11 @@ def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) 
 def written_edges(graph: LinkGraph, arch: Architecture) -> Bool:
     """Return (e,) which edges write bytes of this transaction's blocks."""
     edges = graph.edges
-    written = (fresh_blocks(graph) | initial_blocks(graph))[edges.block]
+    blocks = fresh_blocks(graph) | initial_blocks(graph)
+    written = (kind_columns(arch).width > 0)[edges.kind]
     written &= edges.live
-    written &= kind_columns(arch).width[edges.kind] > 0
+    if not bool((blocks | (graph.blocks.region == Region.NONE)).all()):
+        written &= blocks[edges.block]
     return written
 
 
@@ -177,13 +180,15 @@ def symbol_addrs(graph: LinkGraph, arch: Architecture, edges: Edges | None = Non
     branch, start = branch_edges(graph, arch, edges), means_start(graph, arch, edges)
     # Bytes inside a function, and what unwind tables describe, are those of this very copy.
     inner = (symbols.reloadable & (body != none))[edges.symbol]
-    inner &= ~start | named_blocks(graph, OWN_BYTES_NAME)[edges.block]
+    own_bytes = named_blocks(graph, OWN_BYTES_NAME)
+    inner &= ~start | own_bytes[edges.block] if bool(own_bytes.any()) else ~start
     inner |= branch & (home.astype(np.int32)[edges.symbol] == edges.block)
-    through = branch & start & (symbols.entry != none)[edges.symbol]
+    through = branch & start
+    through &= (symbols.entry != none)[edges.symbol]
     # one look-up in three columns laid end to end is cheaper than three look-ups and a choice
-    count = len(body)
-    row = edges.symbol.astype(np.int64)
-    row += np.where(inner, 2 * count, np.where(through, count, 0))
+    row = edges.symbol + (inner * np.int32(2 * len(body)))
+    through &= ~inner
+    row += through * np.int32(len(body))
     return np.concatenate([symbols.addr, symbols.entry, body])[row]
 
 

@@ -11,7 +11,7 @@ their `live` flag.
 """
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from typing import Final
 
 import numpy as np
 
@@ -19,15 +19,18 @@ from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, U8, U16, U32, U64, Bool
 
 
-class Origin(IntEnum):
-    """Where a symbol's bytes are; the column Symbols.origin."""
+class Origin:
+    """Where a symbol's bytes are; the column Symbols.origin. Plain ints, as ids.Region."""
 
-    BLOCK = 0  # in a block of this graph (Symbols.block, Symbols.offset)
-    UNDEFINED = 1  # named, to be resolved outside of its object
-    ABSOLUTE = 2  # Symbols.offset is the address
+    BLOCK: Final = 0  # in a block of this graph (Symbols.block, Symbols.offset)
+    UNDEFINED: Final = 1  # named, to be resolved outside of its object
+    ABSOLUTE: Final = 2  # Symbols.offset is the address
     # has an address outside this graph: Symbols.addr (live generation, executable, library,
     # kept data)
-    BOUND = 3
+    BOUND: Final = 3
+
+
+ORIGIN_NAMES: Final[tuple[str, ...]] = ("block", "undefined", "absolute", "bound")  # by Origin
 
 
 @dataclass(slots=True)

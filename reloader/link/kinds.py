@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.ids import I64, U8, Bool
+from reloader.ids import I8, U8, Bool
 
 PC: Final = 1  # the place P is subtracted
 OTHER: Final = 2  # its formula is not S + A, S + A - P or one that means the same
@@ -33,7 +33,7 @@ class KindColumns:
     # may be a branch, the byte before its field tells
     maybe_branch: Bool
     # bytes from a pc-relative field to the end of its instruction, 0 for others
-    to_next: I64
+    to_next: I8
 
 
 @lru_cache
@@ -60,5 +60,5 @@ def kind_columns(arch: Architecture) -> KindColumns:
         table=kinds["table"].copy(),
         branch=kinds["branch"].copy(),
         maybe_branch=pc & (width == 4) & ~kinds["branch"] & (kinds["table"] == 0),
-        to_next=np.where(pc, width, 0).astype(np.int64),
+        to_next=np.where(pc, width, 0).astype(np.int8),
     )

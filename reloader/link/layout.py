@@ -19,7 +19,7 @@ from reloader.live.target import Allocation
 
 _PAGE: Final = 4096  # the least alignment of an allocation
 
-Allocate = Callable[[Region, int], Allocation]
+Allocate = Callable[[int, int], Allocation]  # (Region, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Placed:
     """The memory of one object's blocks of one region."""
 
     object: int  # row of LinkGraph.objects, or NO_ROW: the whole transaction's
-    region: Region
+    region: int  # ids.Region
     allocation: Allocation
 
 
@@ -50,24 +50,45 @@ def place(graph: LinkGraph, allocate: Allocate) -> list[Placed]:
     rows = rows[order]
     group = blocks.object[rows].astype(np.int64) << 8 | blocks.region[rows]
     heads = np.flatnonzero(np.diff(group, prepend=group[:1] - 1))
-    groups = np.split(rows, heads[1:]) if len(rows) else []
-    placed = [_place_group(graph, group, allocate) for group in groups]
+    placed = _place_groups(graph, rows, heads, allocate)
     place_symbols(graph)
     return placed
 
 
-def _place_group(graph: LinkGraph, rows: I64, allocate: Allocate) -> Placed:
-    """Place the blocks of one object and region, given in falling alignment."""
+def _place_groups(
+    graph: LinkGraph, rows: I64, heads: I64, allocate: Allocate
+) -> list[Placed]:
+    """Place the blocks of each object and region.
+
+    Args:
+        graph: Whose blocks.
+        rows: They, one group after the other, each in falling alignment.
+        heads: Where in `rows` each group begins.
+        allocate: Takes the memory.
+    """
     blocks = graph.blocks
     align, size = blocks.align[rows], blocks.size[rows]
     rounded = (size + align - np.uint64(1)) & ~(align - np.uint64(1))
     end = np.cumsum(rounded)
-    greatest = int(align[0])
-    region = Region(int(blocks.region[rows[0]]))
-    allocation = allocate(region, max(int(end[-1]), 1) + max(greatest - _PAGE, 0))
-    base = -(-allocation.addr // greatest) * greatest
-    blocks.addr[rows] = np.uint64(base) + end - rounded
-    return Placed(int(blocks.object[rows[0]]), region, allocation)
+    count = np.diff(np.append(heads, len(rows)))
+    before = (end - rounded)[heads]
+    total = end[heads + count - 1] - before
+    placed: list[Placed] = []
+    bases: list[int] = []
+    groups = zip(
+        blocks.object[rows[heads]].tolist(),
+        blocks.region[rows[heads]].tolist(),
+        total.tolist(),
+        align[heads].tolist(),
+        strict=True,
+    )
+    for owner, region, wanted, greatest in groups:
+        allocation = allocate(region, max(wanted, 1) + max(greatest - _PAGE, 0))
+        bases.append(-(-allocation.addr // greatest) * greatest)
+        placed.append(Placed(owner, region, allocation))
+    base = np.array(bases, np.uint64) - before  # may wrap, and wraps back
+    blocks.addr[rows] = np.repeat(base, count) + end - rounded
+    return placed
 
 
 def place_symbols(graph: LinkGraph) -> None:
@@ -130,12 +151,13 @@ def fill_images(
     addr = blocks.addr[rows]
     columns = addr.tolist(), blocks.content[rows].tolist(), blocks.size[rows].tolist()
     source = graph.content.data
-    for item, room in zip(placed, rooms, strict=True):
-        start, size = int(item.allocation.addr), item.allocation.size
-        fill = arch.trap if item.region == Region.CODE else b"\0"
-        room.reshape(-1, len(fill))[:] = np.frombuffer(fill, np.uint8)
-        data = room.data
-        ends = np.array([start, start + size], np.uint64)
-        inside = slice(*addr.searchsorted(ends).tolist())
+    starts = np.array([item.allocation.addr for item in placed], np.uint64)
+    sizes = np.array([item.allocation.size for item in placed], np.uint64)
+    bounds = addr.searchsorted(starts).tolist(), addr.searchsorted(starts + sizes).tolist()
+    fills = {True: np.frombuffer(arch.trap, np.uint8), False: np.zeros(1, np.uint8)}
+    for item, room, first, last in zip(placed, rooms, *bounds, strict=True):
+        start, fill = int(item.allocation.addr), fills[item.region == Region.CODE]
+        room.reshape(-1, len(fill))[:] = fill
+        data, inside = room.data, slice(first, last)
         for at, content, length in zip(*(column[inside] for column in columns), strict=True):
             data[at - start : at - start + length] = source[content : content + length]

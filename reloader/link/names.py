@@ -6,15 +6,17 @@ with -ffunction-sections have tens of thousands of them.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from reloader.elf.object import ObjectFile
-from reloader.ids import I64, Bool
+from reloader.ids import I64, U64, Bool
 from reloader.link.graph import LinkGraph
 
 _ALLOC, _EXECINSTR = 2, 4  # SHF_ALLOC, SHF_EXECINSTR
+_FEW: Final = 256  # sections of an object whose names are remembered
 _RUN_ONCE: Final = (b".init", b".fini")
 UNWIND_NAME: Final = rb"\.eh_frame$"
 # Sections that describe the bytes of one code block, whatever becomes of its functions.
@@ -63,6 +65,20 @@ def matching_sections(files: Sequence[ObjectFile], pattern: bytes) -> I64:
     names = files[0].section_names
     if len(files) > 1:
         names = [name for file in files for name in file.section_names]
+    if len(names) > _FEW:
+        return _matching(names, flags, pattern)
+    return _matching_few(tuple(names), flags.tobytes(), pattern)
+
+
+@lru_cache(maxsize=256)
+def _matching_few(names: tuple[bytes, ...], flags: bytes, pattern: bytes) -> I64:
+    """Return `_matching` of a small object: the next version mostly has the same sections."""
+    rows = _matching(list(names), np.frombuffer(flags, np.uint64), pattern)
+    rows.flags.writeable = False
+    return rows
+
+
+def _matching(names: list[bytes], flags: U64, pattern: bytes) -> I64:
     plain = ((flags & _ALLOC) != 0) & ((flags & _EXECINSTR) == 0)
     for row in np.flatnonzero((flags & _EXECINSTR) != 0).tolist():
         plain[row] = names[row] in _RUN_ONCE

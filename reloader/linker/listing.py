@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from reloader.ids import NO_ADDR, NO_ROW, Region
+from reloader.ids import NO_ADDR, NO_ROW, REGION_NAMES, Region
 from reloader.link.dump import dump
-from reloader.link.graph import Origin
+from reloader.link.graph import ORIGIN_NAMES
 from reloader.linker.request import Result
 
 STT_SECTION, STT_FILE = 3, 4
@@ -34,7 +34,7 @@ def sections(result: Result) -> list[dict[str, Any]]:
                 "section": _MADE
                 if file is None or section == NO_ROW
                 else file.section_names[section].decode(),
-                "region": Region(int(blocks.region[block])).name.lower(),
+                "region": REGION_NAMES[int(blocks.region[block])],
             }
         )
     return sorted(rows, key=lambda row: row["address"])
@@ -56,7 +56,7 @@ def symbols(result: Result) -> list[dict[str, Any]]:
                 "address": key[1],
                 "size": int(table.size[row]),
                 "name": key[0].decode("utf-8", "replace"),
-                "origin": Origin(int(table.origin[row])).name.lower(),
+                "origin": ORIGIN_NAMES[int(table.origin[row])],
                 "stub": entry if table.slot[row] != NO_ROW and entry != NO_ADDR else None,
             }
         )

@@ -32,7 +32,7 @@ class LocalArena:
     next_addr: int = 0  # 0: nothing is taken yet
     thread_size: int = 0  # bytes of thread-local variables so far
 
-    def allocate(self, region: Region, size: int) -> Allocation:
+    def allocate(self, region: int, size: int) -> Allocation:
         """Take the next pages."""
         addr = self.next_addr or self.base
         size = max(1, -(-size // PAGE)) * PAGE

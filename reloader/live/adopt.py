@@ -2,8 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from reloader.ids import NO_ROW, Generation
+from reloader.live.host import Plain
 from reloader.live.ledger import Held
+from reloader.live.past import Step
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 
@@ -13,6 +17,8 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
 
     What was planned did not know its number yet: the journal gave it.
     """
+    generations = {int(row.generation) for row in program.ledger.rows.values()}
+    program.past.add(step_of(program, plan, generation), generations)
     for version in plan.versions:
         live = replace(version, generation=generation)
         before = program.objects.get(live.file.key)
@@ -35,3 +41,18 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
     program.retained.difference_update(plan.flips.slot.tolist())
     program.generation = generation
     return program.ledger.supersede(program.roots())
+
+
+def step_of(program: Program, plan: Plan, generation: Generation) -> Step:
+    """Return what a transaction changes, before the program is told of it."""
+    flips = plan.flips
+    more = plan.threads.values or plan.choices or not isinstance(program.host, Plain)
+    return Step(
+        generation,
+        flips.slot,
+        flips.old,
+        flips.new,
+        plan.graph.symbols.size[flips.symbol].astype(np.uint64),
+        {live.file.key: program.objects.get(live.file.key) for live in plan.versions},
+        flips_back=not more,
+    )

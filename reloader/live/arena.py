@@ -15,7 +15,7 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.errors.live import ArenaFullError, ArenaRangeError
-from reloader.ids import U8, U64, Addr, Bool, Region, SlotId
+from reloader.ids import REGION_NAMES, U8, U64, Addr, Bool, Region, SlotId
 from reloader.live import ptrace
 from reloader.live.target import Allocation
 from stubs import layout
@@ -111,7 +111,7 @@ class MappedArena:
             for region in (layout.CODE, layout.RODATA, layout.DATA)
         ]
 
-    def allocate(self, region: Region, size: int) -> Allocation:
+    def allocate(self, region: int, size: int) -> Allocation:
         """Take fresh pages no thread can reach yet: zeros, or traps in the code region.
 
         Raises:
@@ -119,7 +119,7 @@ class MappedArena:
         """
         count = max(1, -(-size // layout.PAGE))
         pages = self._pages[region]
-        first = pages.take(count, region.name.lower())
+        first = pages.take(count, REGION_NAMES[region])
         window = pages.window
         if region == Region.CODE:
             self._bytes(window, first * layout.PAGE, count * layout.PAGE)[:] = TRAP
@@ -188,13 +188,13 @@ class MappedArena:
         start = min(window.addr for window in self.windows)
         return Addr(start), Addr(max(window.addr + window.size for window in self.windows))
 
-    def used(self, region: Region) -> int:
+    def used(self, region: int) -> int:
         """Return how many bytes of a region are allocated, the stub table aside."""
         pages = self._pages[region]
         reserved = layout.SLOT_COUNT * layout.STUB_SIZE if region == Region.CODE else 0
         return int((pages.state == TAKEN).sum()) * layout.PAGE - reserved
 
-    def taken(self, region: Region) -> Bool:
+    def taken(self, region: int) -> Bool:
         """Return (pages,) whether each page of a region is allocated."""
         return self._pages[region].state == TAKEN
 

@@ -242,9 +242,23 @@ class Table:
 class Unwinder:
     """Walks stacks of one process; tables are read once."""
 
-    def __init__(self, maps: Sequence[Mapping], read: Read, restorers: Sequence[int]) -> None:
-        """Take the mappings as they are, a reader, and where signal handlers return to."""
-        self._maps, self._read = maps, read
+    def __init__(
+        self,
+        maps: Sequence[Mapping],
+        read: Read,
+        restorers: Sequence[int],
+        ours: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        """Take the mappings as they are, a reader, and where signal handlers return to.
+
+        Args:
+            maps: Of the process.
+            read: Reads its memory.
+            restorers: Where signal handlers return to.
+            ours: (start, end, .eh_frame_hdr) of code that no module has; 0: stubs, which use no
+                stack.
+        """
+        self._maps, self._read, self._ours = maps, read, ours
         self._restorers = frozenset(restorers)
         self._tables: dict[int, Table | None] = {}
 
@@ -289,7 +303,10 @@ class Unwinder:
         return caller if caller[RA] else None
 
     def _row(self, pc: int) -> Row:
-        table = self._table(pc)
+        ours = next((row for row in self._ours if row[0] <= pc < row[1]), None)
+        if ours is not None and not ours[2]:
+            return Row(saved={RA: -8})
+        table = self._table(pc) if ours is None else self._table_of_ours(ours[2])
         index = int(np.searchsorted(table.starts, pc - table.addr, side="right")) - 1
         if index < 0:
             message = f"no unwind table entry for {pc:#x}"
@@ -325,6 +342,14 @@ class Unwinder:
             raise UnwindStopped(message)
         return table
 
+    def _table_of_ours(self, header: int) -> Table:
+        table = self._tables.get(header) or self._read_entries(header)
+        if table is None:
+            message = f"no unwind tables at {header:#x}"
+            raise UnwindStopped(message)
+        self._tables[header] = table
+        return table
+
     def _read_table(self, base: int) -> Table | None:
         header = self._read(base, EHDR.itemsize).view(EHDR)[0]
         at, count = base + int(header["e_phoff"]), int(header["e_phnum"])
@@ -334,7 +359,9 @@ class Unwinder:
             return None
         loads = phdrs[phdrs["p_type"] == 1]
         bias = base - int(loads["p_vaddr"][0]) + int(loads["p_offset"][0])
-        addr = bias + int(rows["p_vaddr"][0])
+        return self._read_entries(bias + int(rows["p_vaddr"][0]))
+
+    def _read_entries(self, addr: int) -> Table | None:
         head = self._read(addr, 12)
         if head[:4].tobytes() != b"\x01\x1b\x03\x3b":  # the only form that linkers write
             return None

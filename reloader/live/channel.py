@@ -1,16 +1,19 @@
-"""The command ring in the control region: what the agent is asked, and its answers.
+"""The command ring in the control region: what an agent is asked, and its answers.
 
-One daemon writes, one agent thread reads. Both sleep on futexes in the shared file, so no
-descriptor and no signal is needed. A daemon that was killed may leave commands behind; the
-agent answers them, and the next daemon waits for that first.
+One daemon writes; the agent thread of the process that is addressed reads, those of others in
+its family sleep on. All sleep on futexes in the shared file, so no descriptor and no signal is
+needed. A daemon that was killed may leave commands behind; the agent answers them, and the next
+daemon waits for that first. What a process was asked that has ended nobody answers: it counts
+as answered.
 """
 
 import os
 import select
 import threading
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -23,21 +26,33 @@ NAMES: Final = (
     "ping", "name look-up", "function call", "discarding of pages", "membarrier", "close",
     "permission for a tracer", "patching of unwind look-ups", "tracking of writes",
     "initial values of thread-locals", "look-up of thread-locals", "count of destructors",
-    "function call that may throw",
+    "function call that may throw", "entering of the OCaml runtime", "OCaml script",
+    "retirement of OCaml units",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
 FAILED: Final = (1 << 64) - 1
+T = TypeVar("T")
 NAMES_AT_ONCE: Final = 4096
 
 
 class Channel:
     """Commands to the agent of one process."""
 
-    def __init__(self, pid: int, control: U8, pidfd: int) -> None:
-        """Take the control region's bytes and a descriptor that tells the process's end."""
-        self.pid, self._pidfd, self._bytes = pid, pidfd, control
+    def __init__(
+        self, pid: int, control: U8, pidfd: int, lock: threading.Lock, number: int = 0
+    ) -> None:
+        """Prepare to give commands.
+
+        Args:
+            pid: The process.
+            control: The control region's bytes.
+            pidfd: A descriptor that tells the process's end.
+            lock: Of the ring: one for all processes of a family.
+            number: By which its agent knows that a command is for it.
+        """
+        self.pid, self.number, self._pidfd, self._bytes = pid, number, pidfd, control
         self.header = control[: layout.CONTROL.itemsize].view(layout.CONTROL)
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def field(self, name: str) -> int:
         """Return a number of the header."""
@@ -110,6 +125,30 @@ class Channel:
                 return result, None
             return result, reply[8:].tobytes().split(b"\0", 1)[0].decode("utf-8", "replace")
 
+    def exchange(
+        self,
+        op: int,
+        arguments: Sequence[int],
+        words: U64,
+        answer: Callable[[int, int, U8], T],
+        timeout: float,
+    ) -> T:
+        """Give a command with words in the text area; return what `answer` makes of its reply.
+
+        Args:
+            op: The command.
+            arguments: Its numbers.
+            words: What goes into the text area.
+            answer: Gets result, errno and the reply area, which belongs to it until it returns.
+            timeout: Seconds.
+        """
+        with self._lock:
+            self._bytes[layout.TEXT_OFFSET :][: words.nbytes].view(np.uint64)[:] = words
+            end = time.monotonic() + timeout
+            result = self._command(op, arguments, end, timeout)
+            error = int(self.header["ring"][0][self._last()]["error"])
+            return answer(result, error, self._bytes[layout.REPLY_OFFSET :])
+
     def write_thread_image(self, offset: int, data: bytes) -> None:
         """Write bytes of the thread-local room as new threads begin with."""
         with self._lock:
@@ -150,8 +189,11 @@ class Channel:
     def _command(
         self, op: int, arguments: Sequence[int], deadline: float, timeout: float
     ) -> int:
-        self._await_tail(self.field("ring_head"), op, deadline, timeout)
         head = self.field("ring_head")
+        if self.field("ring_tail") != head and not self._will_be_answered():
+            self.set_field("ring_tail", head)
+        self._await_tail(head, op, deadline, timeout)
+        self.set_field("addressee", self.number)
         slot = self.header["ring"][0][head % layout.RING_SIZE]
         slot["op"] = op
         slot["args"][:] = 0
@@ -163,6 +205,11 @@ class Channel:
         ptrace.futex_wake(self._word("doorbell"))
         self._await_tail(head + 1 & 0xFFFF_FFFF, op, deadline, timeout)
         return int(slot["result"])
+
+    def _will_be_answered(self) -> bool:
+        """Return whether the process that has a command lives."""
+        other = self.field("addressee") or self.field("first_pid")
+        return self.field("addressee") == self.number or Path(f"/proc/{other}").exists()
 
     def _await_tail(self, wanted: int, op: int, deadline: float, timeout: float) -> None:
         while True:

@@ -72,8 +72,13 @@ def _agent_start_offset(agent: bytes) -> int:
     return module.address(b"reloader_start")
 
 
-def survey(pid: int, agent: bytes) -> Entrance:
-    """Find out everything that can be known while the process runs."""
+def survey(pid: int, agent: bytes = b"") -> Entrance:
+    """Find out everything that can be known while the process runs.
+
+    Args:
+        pid: The process.
+        agent: The library that is to be brought in; none where the agent is there already.
+    """
     maps, read = read_maps(pid), _reader(pid)
     modules = read_modules(maps, read)
     libc = find_libc(modules)
@@ -92,7 +97,7 @@ def survey(pid: int, agent: bytes) -> Entrance:
         _gadgets(pid, find_gadget(read, code.start, code.end), restorers),
         unsafe_ranges(modules, loader_base(pid)),
         Unwinder(maps, read, restorers),
-        _agent_start_offset(agent),
+        _agent_start_offset(agent) if agent else 0,
     )
 
 

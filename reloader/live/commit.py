@@ -123,6 +123,13 @@ def plan_flips(graph: LinkGraph, program: Program) -> Flips:
     return Flips(symbols.slot[rows], now, body_addr(graph)[rows], rows)
 
 
+def runs_code_of_ours(graph: LinkGraph, program: Program, rows: I32) -> Bool:
+    """Return which functions run code of an earlier reload: `plan_flips` takes them along."""
+    slot = graph.symbols.slot[rows]
+    _, held = program.ledger.find(program.target.arena.slots[np.maximum(slot, 0)])
+    return (slot >= RESERVED) & (held != NO_ROW)
+
+
 def _of_nobody(graph: LinkGraph, program: Program, slots: I32) -> Bool:
     """Return which slots no live object has: of an object that is loaded again, mostly."""
     if all(file.key in program.objects for file in graph.objects):

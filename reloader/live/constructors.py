@@ -6,22 +6,26 @@ version runs none: its variables are initialised already. One that throws undoes
 
 Destructors (`.fini_array`) are registered with the C library before: it calls them at exit, or
 when the object is unloaded, after everything that the constructors have registered.
+
+All of this happens in each process of a family.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from reloader.errors.live import TargetGoneError
 from reloader.errors.thread_local import ConstructorError, ThreadDestructorsError
-from reloader.ids import NO_ROW, Addr, Generation, SlotId
+from reloader.ids import NO_ROW, Addr, Generation, Region, SlotId
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.libc_symbols import handle_rows
 from reloader.link.passes.resolve import DSO_NAME
+from reloader.live.in_each import in_each
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Key, Program
+from reloader.live.target import Target
 from stubs.table import SlotKey
 
 _INIT, _FINI = b".init_array", b".fini_array"
@@ -43,21 +47,35 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
     """
     last = sorted(pending(program, plan.graph, _FINI), key=lambda item: item[0], reverse=True)
     functions = sorted(pending(program, plan.graph, _INIT), key=lambda item: item[0])
-    if functions or last or plan.data.startup:
-        undo.callback(retain, program, plan, generation)
+    if not (functions or last or plan.data.startup):
+        return
+    undo.callback(retain, program, plan, generation)
     handles = handle_rows(plan.graph)
     for handle in set(handles.values()) if functions or last else ():
         undo.callback(finalise, program, handle)
     # the C library calls the last registered first
-    for _, function, owner in reversed(last):
-        register = c_function(program, b"__cxa_atexit")
-        register(function, 0, handles[owner])
-    for _, function, _ in functions:
-        call_constructor(program, function, function_name(program, function))
+    register = [(function, handles[owner]) for _, function, owner in reversed(last)]
+    names = [(function, function_name(program, function)) for _, function, _ in functions]
     symbols = plan.graph.symbols
-    for row in plan.data.startup:
-        name = symbols.name[row].decode("utf-8", "replace")
-        call_constructor(program, int(symbols.addr[row]), name)
+    names += [
+        (int(symbols.addr[row]), symbols.name[row].decode("utf-8", "replace"))
+        for row in plan.data.startup
+    ]
+    at_exit = Addr(int(program.target.resolve([b"__cxa_atexit"])[0]))
+
+    def initialise(process: Target) -> None:
+        for function, handle in register:
+            process.call(at_exit, function, 0, handle)
+        for function, name in names:
+            call_constructor(process, function, name)
+
+    in_each(program.target, generation, initialise, partial(clear_data, plan))
+
+
+def clear_data(plan: Plan, process: Target) -> None:
+    """Let new variables of a process have their initial values again."""
+    new = [item.allocation for item in plan.placed]
+    process.discard([allocation for allocation in new if allocation.region == Region.DATA])
 
 
 def choose(program: Program, plan: Plan) -> None:
@@ -89,13 +107,13 @@ def choose(program: Program, plan: Plan) -> None:
         )
 
 
-def call_constructor(program: Program, function: int, name: str) -> None:
-    """Call one.
+def call_constructor(process: Target, function: int, name: str) -> None:
+    """Call one in one process.
 
     Raises:
         ConstructorError: It threw an exception.
     """
-    _, thrown = program.target.call_catching(Addr(function))
+    _, thrown = process.call_catching(Addr(function))
     if thrown is not None:
         raise ConstructorError(name, thrown)
 
@@ -131,16 +149,12 @@ def function_name(program: Program, addr: int) -> str:
     return names.get(slot, f"the constructor at {addr:#x}")
 
 
-def c_function(program: Program, name: bytes) -> Callable[..., object]:
-    """Return what calls a function of the C library in the process."""
-    addr = int(program.target.resolve([name])[0])
-    return partial(program.target.call, Addr(addr))
-
-
 def finalise(program: Program, handle: int) -> None:
-    """Have everything called that was registered for an object's handle, last first."""
+    """Have everything called, in each process, that was registered for an object's handle."""
     addr = int(program.target.resolve([b"__cxa_finalize"])[0])
-    program.target.call_catching(Addr(addr), handle)
+    for process in program.target.members():
+        with suppress(TargetGoneError):
+            process.call_catching(Addr(addr), handle)
 
 
 def handle_of(program: Program, key: Key) -> int | None:

@@ -50,6 +50,15 @@ class FakeStopped:
         self.registers = empty_registers(len(self.tids))
         self.registers[:, R_RIP] = list(target.counters.values())
 
+    @property
+    def parts(self) -> "list[FakeStopped]":
+        """Itself: there is one process."""
+        return [self]
+
+    def read(self, addr: Addr | int, size: int) -> bytes:
+        """Return memory."""
+        return self._target.read(addr, size).tobytes()
+
     def write(self, addr: Addr | int, data: bytes) -> None:
         """Write memory whatever its protection."""
         self._target.step("stopped.write")
@@ -86,10 +95,23 @@ class FakeTarget:
         self.thread_room = ThreadRoom(-4096, 4096, np.zeros(8, np.uint64))
         self.thread_image = np.zeros(4096, np.uint8)
         self.throws: dict[int, str] = {}  # functions that throw, and what
+        self._progress = 0
 
     def add_memory(self, addr: int, content: bytes, protection: str = "rw-p") -> None:
         """Map bytes at an address."""
         self.memory[addr] = (np.frombuffer(bytearray(content), np.uint8), protection)
+
+    def members(self) -> "list[FakeTarget]":
+        """Return itself."""
+        return [self]
+
+    def progress(self) -> int:
+        """Return what was said last."""
+        return self._progress
+
+    def set_progress(self, value: int) -> None:
+        """Say how far it is with new objects."""
+        self._progress = value
 
     def step(self, name: str) -> None:
         """Count an operation, and fail if it is the chosen one; later ones fail, too."""

@@ -1,28 +1,132 @@
-"""Forked children that run the same program, which reloads do not reach yet.
+"""Which processes belong to a target: all that have its arena mapped.
 
-A child shares the slot table and sees code that is written later, but entry jumps and variables
-are its own. Until it is a member of the target, the report has to say that it goes on as it is.
+A forked child inherits the mappings; `exec` drops them, and with them the membership. Who was
+forked by whom does not matter, so a daemon that forks twice and lets its parents end is found
+as well. Looking is cheap enough for every stop: the number of the last process made anywhere
+tells that there is nobody new, and a process that was looked at once is known by its number and
+its inode in /proc.
+
+A child of vfork shares its parent's memory until it calls exec. It is no process of its own for
+us: a stop of the parent waits for it.
 """
 
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from reloader.ids import Addr
+from reloader.live import ptrace
+from reloader.live.maps import arena_control, read_maps
+from reloader.live.target import Mapping
+from stubs import layout
+
+_MAGIC: Final = layout.MAGIC.to_bytes(8, "little")
+_PARENT: Final = 1  # column of /proc/PID/stat behind the name
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes below one, of any depth, that run its executable."""
+class Census:
+    """Counts the processes that have one arena."""
+
+    def __init__(self, control: Addr | int, inode: int) -> None:
+        """Take the address of the control region, and the memory file's inode."""
+        self.control, self.inode = int(control), inode
+        self._strangers: set[tuple[int, int]] = set()
+        self._members: set[int] = set()
+        self._last = b""
+
+    def look(self) -> list[int]:
+        """Return the processes that have the arena now, in the order of their numbers."""
+        last = last_process()
+        if last != self._last:
+            self._members |= self._newcomers()
+            self._last = last
+        self._members = {pid for pid in self._members if has_magic(pid, self.control)}
+        return sorted(self._members)
+
+    def _newcomers(self) -> set[int]:
+        found: set[int] = set()
+        now: set[tuple[int, int]] = set()
+        with os.scandir("/proc") as entries:
+            every = [(int(e.name), e.inode()) for e in entries if e.name.isdecimal()]
+        for key in every:
+            if key[0] in self._members:
+                continue
+            if key not in self._strangers:
+                if self._is_member(key[0]):
+                    found.add(key[0])
+                    continue
+                if shares_parents_memory(key[0]):
+                    continue  # not yet what it will be
+            now.add(key)
+        self._strangers = now
+        return found
+
+    def _is_member(self, pid: int) -> bool:
+        if not has_magic(pid, self.control) or shares_parents_memory(pid):
+            return False
+        with suppress(Exception):  # it is ending
+            found = arena_control(read_maps(pid))
+            return found is not None and self.is_ours(found)
+        return False
+
+    def is_ours(self, mapping: Mapping) -> bool:
+        """Return whether a control region is this family's."""
+        return (mapping.start, mapping.inode) == (self.control, self.inode)
+
+
+def last_process() -> bytes:
+    """Return the number that was last given to a process or thread."""
+    return Path("/proc/loadavg").read_bytes().rsplit(b" ", 1)[-1]
+
+
+def has_magic(pid: int, control: int) -> bool:
+    """Return whether a process has some arena's control region at an address."""
+    word = np.zeros(8, np.uint8)
+    with suppress(OSError):  # it has ended, or is not for us to look at
+        return ptrace.read_memory(pid, control, word) == 8 and word.tobytes() == _MAGIC
+    return False
+
+
+def shares_parents_memory(pid: int) -> bool:
+    """Return whether a process is a child of vfork that has not called exec yet."""
+    parent = parent_of(pid)
+    return bool(parent) and ptrace.shares_memory(pid, parent)
+
+
+def parent_of(pid: int) -> int:
+    """Return a process's parent, 0 if it is gone."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        return int(text[text.rindex(")") + 2 :].split()[_PARENT])
+    return 0
+
+
+def outsiders(pid: int, members: Iterable[int]) -> list[int]:
+    """Return the processes below one that run its executable without our arena.
+
+    They were forked before we came: no reload reaches them.
+    """
     try:
         program = Path(f"/proc/{pid}/exe").stat()
     except OSError:
         return []
     found: list[int] = []
-    todo = [pid]
+    todo, inside = [pid], set(members)
     while todo:
         for child in direct_children(todo.pop()):
             todo.append(child)
+            if child in inside:
+                continue
             try:
                 other = Path(f"/proc/{child}/exe").stat()
             except OSError:  # it has ended, or is a zombie
                 continue
-            if (other.st_dev, other.st_ino) == (program.st_dev, program.st_ino):
+            same = (other.st_dev, other.st_ino) == (program.st_dev, program.st_ino)
+            if same and not shares_parents_memory(child):
                 found.append(child)
     return sorted(found)
 

@@ -12,7 +12,7 @@ from stubs.table import RESERVED
 
 def gone_slots(program: Program) -> set[int]:
     """Return the slots of functions that no live object defines or names."""
-    defined: set[int] = set()
+    defined = program.host.slots()
     for live in program.objects.values():
         defined.update(live.symbol_slot[live.symbol_slot >= RESERVED].tolist())
     suspects = {

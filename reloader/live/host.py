@@ -20,12 +20,11 @@ from reloader.live.target import Allocation
 class HostPlan:
     """What a host prepared for one transaction; nothing of it has been done to the process."""
 
-    # slots whose value is known only once new code is live, and jumps to their stubs
-    slots: list[int] = field(default_factory=list[int])
-    redirects: RedirectPlan | None = None
+    redirects: RedirectPlan | None = None  # jumps to stubs, written once new code is live
     redirected: list[int] = field(default_factory=list[int])  # (names) slot of each, or NO_ROW
     notes: list[str] = field(default_factory=list[str])  # for the report
-    token: int = 0  # what the agent writes down once it is done, 0: nothing to do
+    functions: list[str] = field(default_factory=list[str])  # that run new code, for the report
+    stop_us: float = 0.0  # how long the program stood still for it
     details: object = None  # the host's own
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
@@ -74,7 +73,7 @@ class Host(Protocol):
         """Return a version with the addresses that other objects have to know it by."""
         ...
 
-    def switch(self, graph: LinkGraph, plan: HostPlan) -> None:
+    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
         """Make new code live, whole or not at all.
 
         Raises:
@@ -90,6 +89,10 @@ class Host(Protocol):
         """Return addresses by which memory of ours is in use for the host's reasons."""
         ...
 
+    def slots(self) -> set[int]:
+        """Return the slots of functions that are live and that no symbol names."""
+        ...
+
     def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
         """Return what proves that memory is out of use and gives it up, None: no need to."""
         ...
@@ -100,14 +103,14 @@ class Plain:
 
     name = "C"
 
-    def whole(self, _file: ObjectFile) -> bool:
+    def whole(self, file: ObjectFile) -> bool:
         """Every new version is compared with its live one."""
         return False
 
-    def isolate(self, _graph: LinkGraph) -> None:
+    def isolate(self, graph: LinkGraph) -> None:
         """Nothing to change."""
 
-    def prepare(self, _linked: Linked) -> HostPlan:
+    def prepare(self, linked: Linked) -> HostPlan:
         """Nothing to do."""
         return HostPlan()
 
@@ -115,16 +118,20 @@ class Plain:
         """Others know it by the addresses that the linker gave."""
         return live
 
-    def switch(self, _graph: LinkGraph, _plan: HostPlan) -> None:
+    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
         """The slots do it all."""
 
-    def adopt(self, _plan: HostPlan) -> None:
+    def adopt(self, plan: HostPlan) -> None:
         """Nothing to note."""
 
     def roots(self) -> Sequence[int]:
         """No reasons but the linker's."""
         return ()
 
-    def release(self, _memory: Sequence[Allocation]) -> Callable[[], bool] | None:
+    def slots(self) -> set[int]:
+        """Return the slots of functions that are live and that no symbol names."""
+        return set()
+
+    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
         """The scan for words is enough."""
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reloader.ids import I32, NO_ROW, U64, Generation, Region
+from reloader.ids import I32, NO_ROW, REGION_NAMES, U64, Generation, Region
 from reloader.live.target import Allocation
 
 
@@ -83,18 +83,28 @@ class Ledger:
         Args:
             roots: (r,) every address that a live object, a slot or the directory names.
         """
-        needed: set[int] = set()
-        frontier = self.holding(roots)
-        while frontier:
-            needed |= frontier
-            frontier = set[int]().union(*(self.rows[start].references for start in frontier))
-            frontier = {start for start in frontier if start in self.rows} - needed
+        needed = self.reached(roots)
         fresh = [
             row for at, row in self.rows.items() if at not in needed and not row.superseded
         ]
         for row in fresh:
             row.superseded = True
         return fresh
+
+    def revive(self, roots: U64) -> None:
+        """Let what the roots reach be needed again: an earlier generation is live once more."""
+        for at in self.reached(roots):
+            self.rows[at].superseded = False
+
+    def reached(self, roots: U64) -> set[int]:
+        """Return the start addresses of what some addresses lead to, directly or not."""
+        needed: set[int] = set()
+        frontier = self.holding(roots)
+        while frontier:
+            needed |= frontier
+            frontier = set[int]().union(*(self.rows[start].references for start in frontier))
+            frontier = {start for start in frontier if start in self.rows} - needed
+        return needed
 
     def unwind_entries(self) -> list[tuple[int, int, int]]:
         """Return (start, end, .eh_frame_hdr address) of all code with unwind tables, sorted."""
@@ -110,9 +120,7 @@ class Ledger:
 
     def bytes_by_region(self, rows: Sequence[Held] | None = None) -> dict[str, int]:
         """Return how many bytes are held in each region."""
-        total = dict.fromkeys(
-            (region.name.lower() for region in Region if region < Region.TLS), 0
-        )
+        total = dict.fromkeys(REGION_NAMES[: Region.TLS], 0)
         for row in self.rows.values() if rows is None else rows:
-            total[row.allocation.region.name.lower()] += row.allocation.size
+            total[REGION_NAMES[row.allocation.region]] += row.allocation.size
         return total

@@ -9,19 +9,33 @@ from contextlib import ExitStack
 from functools import partial
 
 from reloader.elf.object import ObjectFile
-from reloader.ids import I64, NO_ADDR, NO_ROW, Generation, Region
+from reloader.errors.base import ReloaderError
+from reloader.errors.data import DataLayoutError
+from reloader.errors.types import TypeChangedError
+from reloader.ids import I64, NO_ADDR, NO_ROW, Generation
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.anew import Anew, anew_roots, place_anew
 from reloader.link.passes.bind_data import DataReport, bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.passes.moved import mark_users, moved_names
 from reloader.link.passes.resolve import Lines
-from reloader.link.passes.startup import plan_startup
+from reloader.link.passes.startup import has_startup, plan_startup
 from reloader.link.passes.thread_variables import pair_thread_locals
+from reloader.link.passes.undecided import Undecided
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
+from reloader.link.types.agree import Agreement
 from reloader.live import host
-from reloader.live.commit import assign_slots, plan_flips
+from reloader.live.agreement import (
+    agreement_of,
+    migration_notes,
+    migration_roots,
+    plan_migrations,
+    to_migrate,
+    untold,
+)
+from reloader.live.commit import assign_slots, plan_flips, runs_code_of_ours
 from reloader.live.next_version import hold, next_versions
+from reloader.live.parts import WHOLE, Parts
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.switch import plan_entries
@@ -52,8 +66,53 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
     Raises:
         ReloaderError: One pass refused; carries all that this pass found.
     """
-    graph, data = compare(program, objects, reinit, anew)
-    live = program.live_versions(graph.objects)
+    agreement = agreement_of(program, objects)
+    whole = reinit or anew.objects or agreement.differs
+    parts = WHOLE if whole else Parts.of(program, objects)
+    if parts.cuts:
+        try:
+            with ExitStack() as trial:
+                plan = link_parts(
+                    program, objects, reinit, lines, trial, anew, parts, agreement
+                )
+                undo.push(trial.pop_all())
+                return plan
+        except ReloaderError:
+            pass  # of the whole, every reason is told
+    try:
+        return link_parts(program, objects, reinit, lines, undo, anew, WHOLE, agreement)
+    except (DataLayoutError, TypeChangedError) as error:
+        converted = to_migrate(error, program.wishes.migrate)
+        if not converted:
+            raise
+    restarted = reinit | converted
+    return link_parts(
+        program, objects, restarted, lines, undo, anew, WHOLE, agreement, converted
+    )
+
+
+def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
+    program: Program,
+    objects: Sequence[ObjectFile],
+    reinit: frozenset[str],
+    lines: Lines,
+    undo: ExitStack,
+    anew: Anew,
+    parts: Parts,
+    agreement: Agreement,
+    converted: frozenset[str] = frozenset(),
+) -> Plan:
+    """Link objects, or what stands for them; otherwise as `link_transaction`.
+
+    Of the variables that start anew, `converted` get the value of before by a function of the
+    user's.
+    """
+    graph, data, undecided = compare(program, parts.files(objects), reinit, anew, parts)
+    if agreement.differs:
+        agreement.refuse(data.pairs)
+    migrations = plan_migrations(program, graph, data, converted)
+    data.notes += [*untold(program, agreement), *migration_notes(migrations)]
+    live = parts.live(program, graph.objects)
     first_slot = len(program.table)
     undo.callback(give_slots_back, program, first_slot)
     arena = program.target.arena
@@ -68,7 +127,11 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
             allocate=partial(allocate, program, undo),
             lines=lines,
             take_thread_room=partial(take_thread_room, program, undo),
-            roots=[*data.new_global_blocks, *anew_roots(graph, anew)],
+            roots=[
+                *data.new_global_blocks,
+                *anew_roots(graph, anew),
+                *migration_roots(graph, migrations),
+            ],
             hooks=program.hooks,
         ),
     )
@@ -82,11 +145,14 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
         flips=flips,
         redirects=redirects,
         redirected=redirected,
-        versions=next_versions(graph, program, Generation(0)),
+        versions=parts.whole(next_versions(graph, program, Generation(0))),
         first_slot=first_slot,
         choices=linked.choices,
         threads=ThreadValues([ThreadValue(*pair) for pair in linked.thread_values]),
         host=program.host.prepare(host.Linked(graph, first_slot)),
+        parts=parts,
+        migrations=migrations,
+        undecided=undecided,
     )
 
 
@@ -95,23 +161,27 @@ def compare(
     objects: Sequence[ObjectFile],
     reinit: frozenset[str],
     anew: Anew = IN_PLACE,
-) -> tuple[LinkGraph, DataReport]:
-    """Return the graph with its change set, and what became of the variables.
+    parts: Parts = WHOLE,
+) -> tuple[LinkGraph, DataReport, list[Undecided]]:
+    """Return the graph with its change set, what became of the variables, and what is open.
 
     Live objects that use a constant which gets another place are linked again with the rest.
     """
-    live = program.live_versions(objects)
-    graph = read_graph(objects, live, program.arch, program.cache)
+    live = parts.live(program, objects)
+    graph = read_graph(objects, live, program.arch, None if parts.cuts else program.cache)
     program.host.isolate(graph)
     data = bind_data(graph, live, program.arch, reinit=reinit)
     pair_thread_locals(graph, live, data, reinit)
     # Variables that exist have their live address.
-    match_old(graph, live, program.arch.kinds)
+    # Plugins see a change set in which nothing is open, and constructors are not mixed up.
+    exact = program.hooks or anew.objects or has_startup(graph)
+    moves = None if exact else partial(runs_code_of_ours, graph, program)
+    undecided = match_old(graph, live, program.arch.kinds, moves)
     # What equals the live generation keeps its address; symbols.changed is the change set.
     plan_startup(graph, live, data)
     moved = moved_names(graph, live) | place_anew(graph, anew)
     if not moved:
-        return graph, data
+        return graph, data, undecided
     keys = {file.key for file in objects}
     users = [
         other.file
@@ -119,12 +189,14 @@ def compare(
         if key not in keys and not moved.isdisjoint(other.file.symbol_names)
     ]
     if users:
-        return compare(program, [*objects, *users], reinit, anew)
+        return compare(program, [*objects, *users], reinit, anew, parts)
+    for item in undecided:
+        item.decide(graph)
     mark_users(graph, moved)
-    return graph, data
+    return graph, data, []
 
 
-def allocate(program: Program, undo: ExitStack, region: Region, size: int) -> Allocation:
+def allocate(program: Program, undo: ExitStack, region: int, size: int) -> Allocation:
     """Take memory that is given back unless the transaction becomes live."""
     allocation = program.target.arena.allocate(region, size)
     undo.callback(give_back, program, allocation)

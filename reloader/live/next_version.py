@@ -10,7 +10,7 @@ from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Generation, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed, body_addr
 from reloader.link.names import UNWIND_NAME, named_blocks
-from reloader.link.passes.bind_data import next_data_map
+from reloader.link.passes.bind_data import next_data_maps
 from reloader.live.ledger import Held, Ledger
 from reloader.live.objects import LiveObject
 from reloader.live.program import Program
@@ -23,10 +23,9 @@ def next_versions(
 ) -> list[LiveObject]:
     """Return the LiveObject of every object of a placed graph."""
     versions: list[LiveObject] = []
-    addrs = defined_addrs(graph)
+    addrs, maps = defined_addrs(graph), next_data_maps(graph)
     for row, file in enumerate(graph.objects):
         own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
-        before = program.objects.get(file.key)
         versions.append(
             program.host.version(
                 LiveObject(
@@ -35,7 +34,7 @@ def next_versions(
                     section_addr=section_addrs(graph, row),
                     symbol_addr=addrs[own].copy(),
                     symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
-                    data=next_data_map(graph, row, before),
+                    data=maps[row],
                 )
             )
         )
@@ -87,23 +86,25 @@ def hold(
     fresh.add(rows)
     for source, target in referenced_pairs(graph, fresh, ledger):
         fresh.rows[source].references.add(target)
-    tables = unwind_tables(graph)
-    for row, item in zip(rows, placed, strict=True):
-        if row.unwind_addr:
-            addrs = np.array([*tables.get(item.object, ()), unwind], np.uint64)
-            row.references |= fresh.holding(addrs) | ledger.holding(addrs)
+    if unwind:
+        header = np.array([unwind], np.uint64)
+        shared = fresh.holding(header) | ledger.holding(header)
+        tables = unwind_tables(graph, fresh, ledger)
+        for row, item in zip(rows, placed, strict=True):
+            if row.unwind_addr:
+                row.references |= shared | tables.get(item.object, set())
     return rows
 
 
-def unwind_tables(graph: LinkGraph) -> dict[int, list[int]]:
-    """Return the addresses of each object's unwind tables: an unwinder reads them."""
+def unwind_tables(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> dict[int, set[int]]:
+    """Return the memory that holds each object's unwind tables: an unwinder reads them."""
     blocks = graph.blocks
-    tables: dict[int, list[int]] = {}
+    tables: dict[int, set[int]] = {}
     rows = np.flatnonzero(named_blocks(graph, UNWIND_NAME) & blocks.live)
-    for owner, addr in zip(
-        blocks.object[rows].tolist(), blocks.addr[rows].tolist(), strict=True
-    ):
-        tables.setdefault(owner, []).append(addr)
+    for starts, found in (fresh.find(blocks.addr[rows]), ledger.find(blocks.addr[rows])):
+        owners = blocks.object[rows[found >= 0]].tolist()
+        for owner, row in zip(owners, found[found >= 0].tolist(), strict=True):
+            tables.setdefault(owner, set()).add(starts[row])
     return tables
 
 

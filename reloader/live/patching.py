@@ -1,7 +1,8 @@
 """Writing a plan of redirects into the live process, whole or not at all, and taking it back.
 
-All threads are stopped, so no thread sees half of it; what remains to be checked is that none
-stands inside the bytes. One that does is stepped out of them, an instruction at a time: in a
+All threads of all processes of the family are stopped, so no thread sees half of it, and no
+process goes without: one that cannot be written leaves all as they were. What remains to be
+checked is that none stands inside the bytes. One that does is stepped out of them, an instruction at a time: in a
 short function that many threads call all the time there is no moment at which all are outside.
 Where that is not possible (it waits in a system call there, or a signal handler will return
 there) they all go on and the write is tried again a little later.
@@ -17,7 +18,7 @@ stores the slots), then jumps in padding, then the entries that lead there.
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reloader.errors.base import ReloaderError
+from reloader.errors.live import TargetGoneError
 from reloader.errors.redirect import CodeChangedError, PcInPatchError
 from reloader.ids import I64, U64, Addr, Bool
 from reloader.live import ptrace
 from reloader.live.frames import ORIG_RAX, RIP, thread_name
-from reloader.live.redirect import RedirectPlan, Way
+from reloader.live.redirect import WIDEST, RedirectPlan, Way
 from reloader.live.target import Stopped, Target
 from reloader.live.threads import StoppedThreads, Tracee, status_fields
 
@@ -70,13 +72,15 @@ class RedirectResult:
 PATIENCE: Final = Patience()
 
 
-def apply_redirects(
+def apply_redirects(  # noqa: PLR0913 - one function a moment of the stop
     plan: RedirectPlan,
     target: Target,
     within: Callable[[], None] | None = None,
     patience: Patience = PATIENCE,
     *,
     back: Callable[[], None] | None = None,
+    gate: Callable[[Stopped], None] | None = None,
+    after: Callable[[], None] | None = None,
 ) -> RedirectResult:
     """Write a plan in one stop of all threads.
 
@@ -86,6 +90,8 @@ def apply_redirects(
         within: Called in the same stop before the writes; if it raises, nothing is written.
         patience: How long to wait for threads to leave the bytes.
         back: Takes back what `within` did; called in the same stop if it or a write fails.
+        gate: Called first in each stop; what it raises ends all tries.
+        after: Called in the same stop after the writes; must not fail.
 
     Raises:
         CodeChangedError: The program does not hold the planned old bytes; nothing is written.
@@ -96,14 +102,20 @@ def apply_redirects(
     for attempt in range(1, patience.tries + 1):
         runs = _images(plan, target)
         with target.stop() as stopped:
-            _step_out(plan, stopped)
+            if gate is not None:
+                gate(stopped)
+            for part in stopped.parts:
+                _step_out(plan, part)
             caught = _caught(plan, stopped)
             done = caught is None and all(
-                target.read(Addr(run.addr), len(run.before)).tobytes() == run.before
+                part.read(Addr(run.addr), len(run.before)) == run.before
+                for part in stopped.parts
                 for run in runs
             )
             if done:
                 _write(runs, stopped, within, back)
+                if after is not None:
+                    after()
             tids, registers = list(stopped.tids), stopped.registers.copy()
         stop_us = target.last_stop_us
         if done:
@@ -147,7 +159,33 @@ class _Run:
 
 
 def _images(plan: RedirectPlan, target: Target) -> list[_Run]:
-    """Prepare all bytes before the stop; raise CodeChangedError where the old ones differ."""
+    """Prepare all bytes before the stop; raise CodeChangedError where the old ones differ.
+
+    Pages are written whole from the first to the last byte that changes, so what lies between
+    has to be the same in all processes, too: a breakpoint in one of them is not.
+    """
+    runs = _runs(plan, target)
+    for member in target.members()[1:]:
+        with suppress(TargetGoneError):
+            for run in runs:
+                found = member.read(Addr(run.addr), len(run.before)).tobytes()
+                if found != run.before:
+                    raise _difference(plan, run, found)
+    return runs
+
+
+def _difference(plan: RedirectPlan, run: _Run, found: bytes) -> CodeChangedError:
+    """Return the error for a process that holds other bytes than the first one."""
+    pairs = enumerate(zip(found, run.before, strict=True))
+    at = next(at for at, (here, there) in pairs if here != there)
+    row = max(int(np.searchsorted(plan.addr, run.addr + at, side="right")) - 1, 0)
+    stretch = slice(at, at + WIDEST)
+    return CodeChangedError(
+        plan.name_of(row), run.addr + at, run.before[stretch], found[stretch]
+    )
+
+
+def _runs(plan: RedirectPlan, target: Target) -> list[_Run]:
     starts = plan.addr.astype(np.int64)
     ends = starts + plan.size
     cuts = np.flatnonzero(starts[1:] - ends[:-1] >= PAGE) + 1

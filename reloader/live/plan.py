@@ -1,14 +1,18 @@
 """Plan: one transaction, linked and placed, with all that making it live takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reloader.ids import I32, U64
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import Placed
 from reloader.link.passes.bind_data import DataReport
+from reloader.link.passes.undecided import Undecided
+from reloader.live.agreement import Migration
 from reloader.live.host import HostPlan
 from reloader.live.ledger import Held
 from reloader.live.objects import LiveObject
+from reloader.live.parts import WHOLE, Parts
 from reloader.live.redirect import RedirectPlan
 from reloader.live.target import Allocation
 from reloader.live.thread_local import ThreadValues
@@ -42,6 +46,10 @@ class Plan:
     threads: ThreadValues = field(default_factory=ThreadValues)  # of new thread-locals
     directory: Allocation | None = None  # the unwind directory that this transaction publishes
     host: HostPlan = field(default_factory=HostPlan)  # what the language adds
+    parts: Parts = WHOLE  # what of the objects is in the graph
+    migrations: Sequence[Migration] = ()  # variables that the program converts
+    # functions that count as changed until the report asks
+    undecided: list[Undecided] = field(default_factory=list[Undecided])
     retained: bool = False  # undone, but what it took stays: constructors have run in it
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:

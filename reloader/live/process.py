@@ -1,8 +1,14 @@
-"""Process: a real target. Memory by process_vm_*, threads by ptrace, the rest by the agent."""
+"""Process: a real target, from one process to the whole family that was forked from it.
+
+One of them, the first as long as it lives, stands for all: its memory is read, symbols are
+looked up in it, and it is what the state calls the target. When it ends, the oldest of those it
+leaves behind takes its place: so a server that goes into the background is followed.
+"""
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,49 +19,24 @@ from reloader.errors.live import (
     AlreadyAttachedError,
     ArenaLostError,
     TargetGoneError,
-    TargetMemoryError,
 )
 from reloader.ids import U8, U64, Addr
-from reloader.live import ptrace, sigframes, threads
+from reloader.live import ptrace
 from reloader.live.arena import MappedArena, Window, map_file
-from reloader.live.channel import Channel, open_pidfd
+from reloader.live.channel import Channel
+from reloader.live.family import Census
 from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
-from reloader.live.target import Allocation, Mapping
+from reloader.live.member import Member, start_time
+from reloader.live.stopped_family import stopped_family
+from reloader.live.target import Allocation, Mapping, Stopped
 from reloader.live.thread_room import ThreadRoom
+from reloader.live.threads import StopClock
 from stubs import layout
-
-USERFAULTFD = "anon_inode:[userfaultfd]"
-
-
-def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return 0 if fields[0] in {"Z", "X"} else int(fields[19])
-
-
-class StoppedProcess(threads.StoppedThreads):
-    """A stop that also knows the signal frames."""
-
-    maps: Sequence[Mapping] = ()
-    restorers: U64 = np.empty(0, np.uint64)
-
-    def program_counters(self) -> U64:
-        """Return (p,) every rip, and the one each signal frame on a stack will return to."""
-        pointers = self.registers[:, ptrace.R_RSP].copy()
-        starts, ends = sigframes.stack_ranges(self.maps, pointers)
-        if (starts == ends).any():  # a stack newer than our look at the mappings
-            self.maps = read_maps(self.pid)
-        hidden = sigframes.interrupted_counters(self.pid, self.maps, pointers, self.restorers)
-        return np.concatenate((self.registers[:, ptrace.R_RIP], hidden))
 
 
 class Process:
-    """One live process with the agent in it; implements `live.target.Target`."""
+    """Live processes with one arena; implements `live.target.Target`."""
 
     def __init__(self, pid: int, memfd: int, size: int) -> None:
         """Map the arena; takes the descriptor over.
@@ -64,29 +45,186 @@ class Process:
             TargetGoneError: The process has ended.
             AgentVersionError: Another reloader's agent is in it.
         """
-        self.pid = pid
-        self.start_time = start_time(pid)
-        self._pidfd = open_pidfd(pid)
         self.memfd = memfd
         content = map_file(memfd, size)
-        self.channel = Channel(pid, content[: layout.CONTROL_SIZE], self._pidfd)
-        found = self.channel.field("version")
-        if self.channel.field("magic") != layout.MAGIC or found != layout.VERSION:
+        self._control = content[: layout.CONTROL_SIZE]
+        header = self._control[: layout.CONTROL.itemsize].view(layout.CONTROL)
+        found = int(header["version"][0])
+        if int(header["magic"][0]) != layout.MAGIC or found != layout.VERSION:
             raise AgentVersionError(pid, found, layout.VERSION)
-        rows = self.channel.header["regions"][0]
+        rows = header["regions"][0]
         windows = [Window(int(r["addr"]), int(r["size"]), int(r["file_offset"])) for r in rows]
         self.arena = MappedArena(content, windows, memfd)
-        offset = int(self.channel.header["thread_offset"].view(np.int64)[0])
+        offset = int(header["thread_offset"].view(np.int64)[0])
         self.thread_room = ThreadRoom(
-            offset, self.channel.field("thread_size"), self.channel.header["thread_taken"][0]
+            offset, int(header["thread_size"][0]), header["thread_taken"][0]
         )
-        self.clock = threads.StopClock()
-        self._restorers: tuple[list[Mapping], U64] = ([], np.empty(0, np.uint64))
+        self._ring = threading.Lock()
+        self._looking = threading.Lock()
+        control = windows[layout.CONTROL_REGION].addr
+        self._census = Census(control, os.fstat(memfd).st_ino)
+        self.leader = self._member(pid)
+        self._members: dict[int, Member] = {pid: self.leader}
+
+    def _member(self, pid: int) -> Member:
+        return Member(pid, self.arena, self._control, self.thread_room, self._ring)
+
+    @property
+    def pid(self) -> int:
+        """The process that stands for all."""
+        return self.leader.pid
+
+    @property
+    def start_time(self) -> int:
+        """When that one started, in clock ticks since boot."""
+        return self.leader.start_time
+
+    @property
+    def first_pid(self) -> int:
+        """The process that all others were forked from; it may have ended."""
+        return int(self.leader.header["first_pid"][0])
+
+    @property
+    def channel(self) -> Channel:
+        """The way to that one's agent."""
+        return self.leader.channel
+
+    @property
+    def clock(self) -> StopClock:
+        """How long that one's stops take: it is stopped first, and goes on last."""
+        return self.leader.clock
 
     @property
     def last_stop_us(self) -> float:
         """Microseconds from the first thread's stop to the last one's resumption, last time."""
         return self.clock.last_us
+
+    # the family
+
+    def members(self) -> list[Member]:
+        """Return the processes that have the arena now, the one that stands for all first.
+
+        Raises:
+            TargetGoneError: None is left.
+        """
+        with self._looking:
+            pids = self._census.look()
+            for pid in set(self._members) - set(pids):
+                gone = self._members.pop(pid)
+                if gone is not self.leader:
+                    gone.close()
+            for pid in pids:
+                if pid not in self._members:
+                    with contextlib.suppress(TargetGoneError):
+                        self._members[pid] = self._member(pid)
+            found = sorted(self._members.values(), key=self._age)
+        if not found:
+            raise TargetGoneError(self.pid, "looking for its processes")
+        return found
+
+    def _age(self, member: Member) -> tuple[bool, int, int]:
+        return member is not self.leader, member.start_time, member.pid
+
+    def pids(self) -> list[int]:
+        """Return the numbers of all processes of the family; none if it has ended."""
+        try:
+            return [member.pid for member in self.members()]
+        except TargetGoneError:
+            return []
+
+    def follow(self) -> bool:
+        """Let another process stand for all if that one has ended.
+
+        Returns:
+            Whether any is left.
+        """
+        pids = self.pids()
+        if self.pid in pids or not pids:
+            return bool(pids)
+        left, self.leader = self.leader, self._members[pids[0]]
+        left.close()
+        self._write_owner()
+        return True
+
+    # what concerns all
+
+    def stop(self) -> AbstractContextManager[Stopped]:
+        """Stop every thread of every process."""
+        return stopped_family(self.members)
+
+    def synchronise(self) -> None:
+        """Pass every thread of every process through a serialising event."""
+        for member in self.members():
+            with contextlib.suppress(TargetGoneError):
+                member.synchronise()
+
+    def discard(self, allocations: Sequence[Allocation]) -> None:
+        """Drop every process's private copies of arena pages before they are reused.
+
+        One that is forked meanwhile may have its parent's: until nobody is new.
+        """
+        done: set[int] = set()
+        while fresh := [member for member in self.members() if member.pid not in done]:
+            for member in fresh:
+                done.add(member.pid)
+                with contextlib.suppress(TargetGoneError):
+                    member.discard(allocations)
+
+    def thread_destructors(self, handle: int) -> int:
+        """Return how many destructors threads of all processes still have to call."""
+        return sum(member.thread_destructors(handle) for member in self.members())
+
+    # what is asked of the one that stands for all
+
+    def alive(self) -> bool:
+        """Return whether it still runs."""
+        return self.leader.alive()
+
+    def pidfd(self) -> int:
+        """Return a descriptor that becomes readable when it ends; it stays ours."""
+        return self.leader.pidfd()
+
+    def read(self, addr: Addr | int, size: int) -> U8:
+        """Return a copy of its memory; raises TargetMemoryError for an unmapped range."""
+        return self.leader.read(addr, size)
+
+    def write_data(self, addr: Addr | int, data: bytes) -> None:
+        """Write its writable memory, while it runs."""
+        self.leader.write_data(addr, data)
+
+    def maps(self) -> list[Mapping]:
+        """Return its mappings as they are now."""
+        return self.leader.maps()
+
+    def resolve(self, names: Sequence[bytes]) -> U64:
+        """Return the address `dlsym` gives for each name, 0 for an unknown one."""
+        return self.leader.resolve(names)
+
+    def call(self, function: Addr | int, *arguments: int, timeout: float = 10.0) -> int:
+        """Call a function on its agent's thread and return its result (unsigned)."""
+        return self.leader.call(function, *arguments, timeout=timeout)
+
+    def call_catching(self, function: Addr | int, *arguments: int) -> tuple[int, str | None]:
+        """Call a function that may throw; return its result, and the exception's type."""
+        return self.leader.call_catching(function, *arguments)
+
+    def write_thread_image(self, offset: int, data: bytes) -> None:
+        """Write bytes of the thread-local room as its new threads begin with."""
+        self.leader.write_thread_image(offset, data)
+
+    def thread_offsets(self, names: Sequence[bytes]) -> U64:
+        """Return each name's offset from the thread pointer; 0: unknown, 1: not one for all."""
+        return self.leader.thread_offsets(names)
+
+    def progress(self) -> int:
+        """Return how far it is with new objects."""
+        return self.leader.progress()
+
+    def set_progress(self, value: int) -> None:
+        """Say how far it is."""
+        self.leader.set_progress(value)
+
+    # our own coming and going
 
     def claim(self) -> None:
         """Say in the header that this daemon works here; start the holder if there is none.
@@ -94,137 +232,46 @@ class Process:
         Raises:
             AlreadyAttachedError: A daemon that still lives does, which may be this one.
         """
-        other = self.channel.field("daemon_pid")
-        live = other and start_time(other) == self.channel.field("daemon_start")
+        header = self.leader.header
+        other = int(header["daemon_pid"][0])
+        live = other and start_time(other) == int(header["daemon_start"][0])
         if live:
             raise AlreadyAttachedError(self.pid, other)
-        self.channel.set_field("target_pid", self.pid)
-        self.channel.set_field("daemon_start", start_time(os.getpid()))
-        self.channel.set_field("daemon_pid", os.getpid())
-        holder = self.channel.field("holder_pid")
+        if not header["first_pid"][0]:
+            header["first_pid"][0] = self.pid
+        self._write_owner()
+
+    def _write_owner(self) -> None:
+        header = self.leader.header
+        header["target_pid"][0] = self.pid
+        header["daemon_start"][0] = start_time(os.getpid())
+        header["daemon_pid"][0] = os.getpid()
+        reap_holder(int(header["holder_pid"][0]))
+        holder = int(header["holder_pid"][0])
         if not holder or not Path(f"/proc/{holder}/fd/{layout.HOLDER_FD}").exists():
-            holder = start_holder(self.memfd, self.pid)
-            self.channel.set_field("holder_fd", layout.HOLDER_FD)
-            self.channel.set_field("holder_pid", holder)
-
-    def alive(self) -> bool:
-        """Return whether the process still runs."""
-        return self.channel.alive()
-
-    def pidfd(self) -> int:
-        """Return a descriptor that becomes readable when the process ends; it stays ours."""
-        return self._pidfd
-
-    def read(self, addr: Addr | int, size: int) -> U8:
-        """Return a copy of memory.
-
-        Raises:
-            TargetMemoryError: Part of the range is not mapped.
-        """
-        out = np.empty(size, np.uint8)
-        done = self._transfer(lambda: ptrace.read_memory(self.pid, addr, out)) if size else 0
-        if done != size:
-            raise TargetMemoryError(self.pid, addr, size, done=done, verb="read")
-        return out
-
-    def write_data(self, addr: Addr | int, data: bytes) -> None:
-        """Write memory that is writable in the target, while it runs."""
-        done = self._transfer(lambda: ptrace.write_memory(self.pid, addr, data)) if data else 0
-        if done != len(data):
-            raise TargetMemoryError(self.pid, addr, len(data), done=done, verb="write")
-
-    def maps(self) -> list[Mapping]:
-        """Return the mappings as they are now."""
-        return read_maps(self.pid)
-
-    def stop(self) -> AbstractContextManager[StoppedProcess]:
-        """Stop every thread; on leaving all go on, interrupted system calls are re-issued."""
-        return self._stop()
-
-    @contextlib.contextmanager
-    def _stop(self) -> Generator[StoppedProcess]:
-        maps = self.maps()
-        restorers = self._find_restorers(maps)
-        with threads.stopped(self.pid, self.clock, StoppedProcess) as stop:
-            stop.maps, stop.restorers = maps, restorers
-            yield stop
-
-    def resolve(self, names: Sequence[bytes]) -> U64:
-        """Return the address `dlsym` gives for each name, 0 for an unknown one."""
-        return self.channel.resolve(names)
-
-    def call(self, function: Addr | int, *arguments: int, timeout: float = 10.0) -> int:
-        """Call a function on the agent's thread and return its result (unsigned)."""
-        return self.channel.command(layout.OP_CALL, function, *arguments, timeout=timeout)
-
-    def call_catching(self, function: Addr | int, *arguments: int) -> tuple[int, str | None]:
-        """Call a function that may throw; return its result, and the exception's type."""
-        return self.channel.call_catching(function, *arguments)
-
-    def write_thread_image(self, offset: int, data: bytes) -> None:
-        """Write bytes of the thread-local room as threads made from now on begin with."""
-        self.channel.write_thread_image(offset, data)
-
-    def thread_offsets(self, names: Sequence[bytes]) -> U64:
-        """Return each name's offset from the thread pointer; 0: unknown, 1: not one for all."""
-        return self.channel.resolve(names, layout.OP_THREAD_OFFSETS)
-
-    def thread_destructors(self, handle: int) -> int:
-        """Return how many destructors threads still have to call for a `__dso_handle`."""
-        return self.channel.command(layout.OP_THREAD_ATEXITS, handle)
-
-    def synchronise(self) -> None:
-        """Pass every thread through a serialising event."""
-        self.channel.checked(layout.OP_SYNC_CORE)
-
-    def discard(self, allocations: Sequence[Allocation]) -> None:
-        """Drop the target's private copies of arena pages before they are reused."""
-        self.channel.discard([(a.addr, a.size) for a in allocations])
-
-    def track_writes(self) -> tuple[int, int]:
-        """Return a userfaultfd of the process that is ours alone, and its C library's guard.
-
-        Raises:
-            AgentCommandError: The kernel does not give one.
-            OSError: The program closed it before we had it.
-        """
-        fd, guard = self.channel.track_writes()
-        link = Path(f"/proc/{self.pid}/fd/{fd}")
-        try:
-            return ptrace.take_descriptor(self._pidfd, fd), guard
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # closed by the program
-                if str(link.readlink()) == USERFAULTFD:
-                    self.channel.checked(layout.OP_CLOSE, fd)
+            header["holder_fd"][0] = layout.HOLDER_FD
+            header["holder_pid"][0] = start_holder(self.memfd, self.pid)
 
     def close(self) -> None:
-        """Let go of the process: the program runs on, a later daemon may claim it."""
-        if self.channel.alive():
-            self.channel.set_field("daemon_pid", 0)
-        reap_holder(self.channel.field("holder_pid"))
+        """Let go of the processes: they run on, a later daemon may claim them."""
+        header = self.leader.header
+        if self.pids():
+            header["daemon_pid"][0] = 0
+        reap_holder(int(header["holder_pid"][0]))
         self.close_descriptors()
 
     def close_descriptors(self) -> None:
         """Give back what was opened, where the process is another daemon's."""
-        os.close(self._pidfd)
+        for member in {id(m): m for m in [self.leader, *self._members.values()]}.values():
+            member.close()
         os.close(self.memfd)
-
-    def _transfer(self, move: Callable[[], int]) -> int:
-        try:
-            return move()
-        except ProcessLookupError as error:
-            raise TargetGoneError(self.pid) from error
-
-    def _find_restorers(self, maps: list[Mapping]) -> U64:
-        """Return where signal handlers return to; looked up again when libraries changed."""
-        code = [row for row in maps if "x" in row.protection]
-        if code != self._restorers[0]:
-            self._restorers = (code, sigframes.find_restorers(code, self.read))
-        return self._restorers[1]
 
 
 def reattach(pid: int) -> Process:
-    """Take over a process whose agent already runs; its daemon has ended.
+    """Take over processes whose agent already runs; its daemon has ended.
+
+    Args:
+        pid: Any of the family; the one that stood for all does so again if it lives.
 
     Raises:
         AlreadyAttachedError: That daemon still works on it.
@@ -237,12 +284,23 @@ def reattach(pid: int) -> Process:
     ptrace.read_memory(pid, control.start, raw)
     header = raw.view(layout.CONTROL)[0]
     memfd = reopen_arena(pid, control, int(header["holder_pid"]))
-    process = Process(pid, memfd, int(header["file_size"]))
+    process = Process(leader_of(pid, control, header), memfd, int(header["file_size"]))
     try:
         process.claim()
     except AlreadyAttachedError:
         process.close_descriptors()
         raise
-    for fd in left_descriptors(pid, control):
-        process.channel.checked(layout.OP_CLOSE, fd)
+    for member in process.members():
+        for fd in left_descriptors(member.pid, control):
+            member.channel.checked(layout.OP_CLOSE, fd)
     return process
+
+
+def leader_of(pid: int, control: Mapping, header: np.void) -> int:
+    """Return the process that stood for a process's family, or it if that one has ended."""
+    other = int(header["target_pid"])
+    with contextlib.suppress(TargetGoneError, OSError):
+        found = arena_control(read_maps(other))
+        if found is not None and (found.start, found.inode) == (control.start, control.inode):
+            return other
+    return pid

@@ -5,7 +5,7 @@ from the executable and the objects it was linked from (`baseline.py`), or, for 
 an earlier daemon has worked on, from the state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from reloader.live.baseline import Baseline
 from reloader.live.host import Host, Plain
 from reloader.live.ledger import Ledger
 from reloader.live.objects import LiveObject
+from reloader.live.past import Past
 from reloader.live.symbols import SymbolIndex
 from reloader.live.target import Allocation, Target
 from stubs.table import RESERVED, SlotTable
@@ -27,6 +28,16 @@ from stubs.table import RESERVED, SlotTable
 BASELINE = Generation(0)
 Key = tuple[str, str]  # (path, member): what an object keeps over its versions
 Write = tuple[int, bytes, bytes]  # address in the executable's code, bytes before, bytes now
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What the user said of types in the configuration, and what was said back."""
+
+    accepted: frozenset[str] = frozenset()  # types, functions: changes that he answers for
+    # the C function that converts a variable's old storage into new one
+    migrate: Mapping[str, str] = field(default_factory=dict[str, str])
+    told: set[str] = field(default_factory=set[str])  # objects without debug information
 
 
 @dataclass(slots=True)
@@ -53,6 +64,8 @@ class Program:
     cache: Cache = field(default_factory=Cache)  # versions that may come back
     hooks: Hooks | None = None  # plugins that look at every link graph
     host: Host = field(default_factory=Plain)  # what its language decides
+    past: Past = field(default_factory=Past)  # what the last generations changed
+    wishes: Wishes = field(default_factory=Wishes)  # what the user said of types
 
     def live_versions(self, files: Sequence[ObjectFile]) -> list[LiveObject | None]:
         """Return what is live of each object.

@@ -40,6 +40,8 @@ R_R10, R_R8, R_R9, R_ORIG_RAX, R_RIP, R_EFLAGS, R_RSP = 7, 9, 8, 15, 16, 18, 19
 FUTEX_WAIT: Final = 0
 FUTEX_WAKE: Final = 1
 SYS_FUTEX: Final = 202
+SYS_KCMP: Final = 312
+KCMP_VM: Final = 1
 SYS_PIDFD_GETFD: Final = 438
 FALLOC_PUNCH: Final = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
@@ -119,6 +121,13 @@ def take_descriptor(pidfd: int, fd: int) -> int:
     none = ctypes.c_long(0)
     number, ours, theirs = map(ctypes.c_long, (SYS_PIDFD_GETFD, pidfd, fd))
     return _checked(_syscall(number, ours, theirs, none))
+
+
+def shares_memory(pid: int, other: int) -> bool:
+    """Return whether two processes have one memory, as in vfork; False if nobody tells."""
+    none = ctypes.c_long(0)
+    arguments = map(ctypes.c_long, (SYS_KCMP, pid, other, KCMP_VM))
+    return _syscall(*arguments, none, none) == 0
 
 
 def set_vector_state(tid: int, state: bytes) -> None:

@@ -84,6 +84,18 @@ class RedirectPlan:
             self.addr, self.size, self.new, self.old, self.way, self.function, self.names
         )
 
+    def only(self, named: Bool) -> "RedirectPlan":
+        """Return the writes for some of the functions.
+
+        Args:
+            named: (names) which.
+        """
+        keep = named[self.function]
+        return RedirectPlan(
+            self.addr[keep], self.size[keep], self.old[keep], self.new[keep], self.way[keep],
+            self.function[keep], self.names,
+        )  # fmt: skip
+
     def write(self, row: int) -> tuple[int, bytes, bytes]:
         """Return a write as address, bytes before and bytes after."""
         size = int(self.size[row])

@@ -22,6 +22,7 @@ from typing import Final
 
 import numpy as np
 
+from reloader.errors.live import TargetGoneError
 from reloader.ids import U64, Addr, Region
 from reloader.live.dirty import CannotTrackError, WriteTracker
 from reloader.live.frames import (
@@ -37,6 +38,7 @@ from reloader.live.pagemap import total, without
 from reloader.live.reach import Reach, Retirement
 from reloader.live.scan import Hits, Memory, Ranges, search
 from reloader.live.target import Target
+from reloader.live.veto import located, prove_for_all
 
 __all__ = ["RetirePolicy", "RetireReport", "Retirement", "Retirer", "holders", "tracer_of"]
 
@@ -58,6 +60,10 @@ class RetirePolicy:
     longest_interval: float = 60.0  # while they fail
     growth: float = 2.0
     max_stop_ms: float = 5.0
+    # seconds without new superseded memory: a proof takes some 25 ms, and a reload that comes
+    # meanwhile would wait for it
+    quiet: float = 0.1
+    patience: float = 3.0  # reloads that go on and on delay a proof no longer
 
     def next_due(self, last: float, vetoes: int) -> float:
         """Return when to try again.
@@ -68,6 +74,15 @@ class RetirePolicy:
         """
         wait = self.min_interval * self.growth ** min(vetoes, 32)
         return last + min(wait, self.longest_interval)
+
+    def after_quiet(self, oldest: float, youngest: float) -> float:
+        """Return when no reload is likely to come in the way.
+
+        Args:
+            oldest: When memory began to wait.
+            youngest: When the last piece of it joined.
+        """
+        return min(youngest + self.quiet, oldest + self.patience)
 
 
 @dataclass(slots=True)
@@ -112,18 +127,25 @@ class Retirer:
         self.stop_us_total = self.stop_us_longest = 0.0
         self._vetoes = 0
         self._last = -np.inf
+        self._oldest = self._youngest = -np.inf  # when what waits was added
         # bytes a second, the best seen: slower passes waited for a processor
         self.rate = _USUAL_RATE
         self._guard: int | None = None
 
     def add(self, retirement: Retirement) -> None:
         """Wait for the proof that nothing reaches this memory."""
+        self._youngest = time.monotonic()
+        if not self.waiting:
+            self._oldest = self._youngest
         self.waiting.append(retirement)
         self._vetoes = 0
 
     def due(self) -> float:
         """Return the `time.monotonic()` from which an attempt is allowed, infinite if idle."""
-        return self.policy.next_due(self._last, self._vetoes) if self.waiting else np.inf
+        if not self.waiting:
+            return np.inf
+        allowed = self.policy.next_due(self._last, self._vetoes)
+        return max(allowed, self.policy.after_quiet(self._oldest, self._youngest))
 
     def attempt(
         self,
@@ -143,11 +165,12 @@ class Retirer:
         if not self.waiting:
             return RetireReport("nothing")
         self._last = time.monotonic()
-        report = self._prove(target, named, symbolise)
+        report = prove_for_all(target, lambda one: self._prove(one, named, symbolise))
         if report.freed:
             if release is not None:
                 release(report.freed)
             self._free(target, report.freed)
+        self._oldest = time.monotonic()  # patience is counted from the last attempt
         self._vetoes = 0 if report.freed else self._vetoes + 1
         return report
 
@@ -338,10 +361,21 @@ def tracer_of(pid: int) -> int:
 def holders(
     target: Target, spans: Sequence[Span], symbolise: Symboliser | None = None
 ) -> list[Holder]:
-    """Return what holds words into some ranges, for `why`.
+    """Return what holds words into some ranges in any process, for `why`.
 
     The threads are stopped for their registers only; memory is looked at while they run.
     """
+    first, *others = target.members()
+    found = _holders(first, spans, symbolise)
+    for member in others:
+        with suppress(TargetGoneError):
+            found += located(_holders(member, spans, symbolise), member.pid)
+    return found
+
+
+def _holders(
+    target: Target, spans: Sequence[Span], symbolise: Symboliser | None
+) -> list[Holder]:
     with Memory(target.pid) as memory:
         halt = Halter(target, memory, 0).halt(lambda _: [], np.inf, None)
         ranges = Ranges.of([(start, end, 0) for start, end in spans], halt.guard)

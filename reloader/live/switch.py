@@ -7,16 +7,22 @@ passed, the slots first: if we are killed inside the stop, the threads go on at 
 jumps the stores alone do it and nobody is stopped.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from reloader.elf.image import Image
 from reloader.ids import I32, U64, Bool, SlotId
+from reloader.live.bodies import bodies_of
 from reloader.live.commit import flip
+from reloader.live.consistent import when_outside
 from reloader.live.patching import RedirectResult, apply_redirects
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
-from reloader.live.redirect import Places, RedirectPlan, plan_redirects, survey
+from reloader.live.redirect import Places, RedirectPlan, pack, plan_redirects, survey
 from reloader.live.surroundings import surroundings, with_callers
+from reloader.live.target import Stopped
 
 
 def plan_entries(program: Program, flips: Flips) -> tuple[RedirectPlan | None, list[int]]:
@@ -62,22 +68,43 @@ def in_code(image: Image, addrs: U64) -> Bool:
     return np.asarray(inside.any(axis=1), np.bool_)
 
 
-def flip_and_redirect(program: Program, plan: Plan) -> RedirectResult | None:
+def flip_and_redirect(
+    program: Program, plan: Plan, limit_s: float | None = None
+) -> RedirectResult | None:
     """Make new code what callers reach.
+
+    Args:
+        program: The process.
+        plan: Its code is in the arena.
+        limit_s: None: each function changes at its next call. Else all change at one instant at
+            which no thread is inside of any; how long to wait for that.
 
     Returns:
         What the stop was like and who ran what at that moment; None if there was none.
 
     Raises:
-        ReloaderError: The jumps could not be written; slots are as they were.
+        ReloaderError: The jumps could not be written, or some thread was always inside; slots
+            are as they were.
     """
-    arena, flips = program.target.arena, plan.flips
+    changing = plan.flips.slot[plan.flips.old != 0]
+    if limit_s is not None and len(changing):
+        bodies = bodies_of(program, changing, {live.file.key for live in plan.versions})
+        return when_outside(program, bodies, limit_s, partial(_in_one_stop, program, plan))
     if plan.redirects is None:
-        flip(arena, flips.slot, flips.new)
+        flip(program.target.arena, plan.flips.slot, plan.flips.new)
         return None
+    return _in_one_stop(program, plan, None)
+
+
+def _in_one_stop(
+    program: Program, plan: Plan, gate: Callable[[Stopped], None] | None
+) -> RedirectResult:
+    """Stop all threads, ask the gate, flip and write."""
+    arena, flips = program.target.arena, plan.flips
     return apply_redirects(
-        plan.redirects,
+        plan.redirects or pack([], []),
         program.target,
         lambda: flip(arena, flips.slot, flips.new),
         back=lambda: flip(arena, flips.slot, flips.old),
+        gate=gate,
     )

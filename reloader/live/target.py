@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reloader.arch.base import Architecture
-from reloader.ids import U8, U64, Addr, Region, SlotId
+from reloader.ids import U8, U64, Addr, SlotId
 from reloader.live.thread_room import ThreadRoom
 
 
@@ -38,7 +38,7 @@ class Allocation:
     Page-granular, of one generation and one object.
     """
 
-    region: Region
+    region: int  # ids.Region
     addr: Addr
     size: int  # bytes, a multiple of the page size
 
@@ -46,12 +46,27 @@ class Allocation:
 class Stopped(Protocol):
     """All threads of the target stand still; memory may be written."""
 
-    tids: list[int]
-    # (t, 27) user_regs_struct of each thread, in struct order (sys/user.h)
-    registers: NDArray[np.uint64]
+    @property
+    def tids(self) -> list[int]:
+        """The threads of every process."""
+        ...
+
+    @property
+    def registers(self) -> NDArray[np.uint64]:
+        """(t, 27) user_regs_struct of each thread, in struct order (sys/user.h)."""
+        ...
+
+    @property
+    def parts(self) -> Sequence["Stopped"]:
+        """The stop of each process by itself."""
+        ...
+
+    def read(self, addr: Addr, size: int) -> bytes:
+        """Return memory of the first process, less than `size` bytes where it has no more."""
+        ...
 
     def write(self, addr: Addr, data: bytes) -> None:
-        """Write private memory whatever its protection.
+        """Write private memory of every process, whatever its protection.
 
         A copy-on-write page becomes the target's own.
         """
@@ -75,7 +90,7 @@ class Arena(Protocol):
         """Bytes of the smallest piece that can be allocated."""
         ...
 
-    def allocate(self, region: Region, size: int) -> Allocation:
+    def allocate(self, region: int, size: int) -> Allocation:
         """Take fresh zero-filled pages no thread can reach yet.
 
         Raises ArenaFullError with the numbers.
@@ -115,11 +130,27 @@ class Arena(Protocol):
 
 
 class Target(Protocol):
-    """One live process with the agent in it."""
+    """A live process with the agent in it, and the family that was forked from it.
+
+    Memory is read and functions are called in the one that stands for all; what has to be done
+    in each is done by way of `members`. Stops, slots, `discard` and `synchronise` are for all.
+    """
 
     @property
     def pid(self) -> int:
-        """The process, as we see it."""
+        """The process that stands for all, as we see it."""
+        ...
+
+    def progress(self) -> int:
+        """Return how far the process is with new objects; a forked child has its parent's."""
+        ...
+
+    def set_progress(self, value: int) -> None:
+        """Say how far it is."""
+        ...
+
+    def members(self) -> Sequence["Target"]:
+        """Return the target of each process alone, as they are now, itself first."""
         ...
 
     @property

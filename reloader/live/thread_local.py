@@ -2,17 +2,20 @@
 
 First the init image, which threads made from now on copy; then the threads that live, found
 without stopping them where the C library tells. A thread may be made between the two, out of an
-image that was copied before: so they are looked at again just before the flip, and those not
-seen the first time get the values, too. Nobody can have used the variables by then.
+image that was copied before: so all is done again just before the flip, and those not seen the
+first time get the values, too. Nobody can have used the variables by then.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from reloader.elf.object import UNDEFINED
+from reloader.errors.live import TargetGoneError
 from reloader.ids import Addr
 from reloader.link.passes.thread_variables import STT_TLS, thread_variables
+from reloader.live.ending import must_run
 from reloader.live.program import Program
 from reloader.live.target import Target
 from reloader.live.thread_pointers import thread_pointers
@@ -36,16 +39,27 @@ class ThreadValues:
 
 
 def initialise(target: Target, fresh: ThreadValues) -> None:
-    """Write initial values into the init image, then into every living thread."""
-    for value in fresh.values:
-        target.write_thread_image(value.offset - target.thread_room.offset, value.data)
-    reach_threads(target, fresh)
+    """Write initial values into the init image, then into every living thread.
+
+    In every process of the family: one that is forked later has its parent's image.
+    """
+    done: set[int] = set()
+    while fresh.values and (
+        members := [member for member in target.members() if member.pid not in done]
+    ):
+        for member in members:
+            done.add(member.pid)
+            with suppress(TargetGoneError):
+                for value in fresh.values:
+                    offset = value.offset - target.thread_room.offset
+                    member.write_thread_image(offset, value.data)
+                reach_threads(member, fresh)
+    if done:
+        must_run(target)
 
 
 def reach_threads(target: Target, fresh: ThreadValues) -> None:
-    """Write initial values into the threads that do not have them yet."""
-    if not fresh.values:
-        return
+    """Write initial values into the threads of one process that do not have them yet."""
     for tid, base in thread_pointers(target).items():
         if tid in fresh.seen:
             continue

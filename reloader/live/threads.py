@@ -278,6 +278,18 @@ class StoppedThreads:
         if done != len(data):
             raise TargetMemoryError(self.pid, addr, len(data), done=done, verb="write")
 
+    @property
+    def parts(self) -> "list[StoppedThreads]":
+        """Itself: there is one process."""
+        return [self]
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return memory, less than `size` bytes where there is no more."""
+        try:
+            return os.pread(self._memory, size, addr)
+        except OSError:
+            return b""
+
     def program_counters(self) -> U64:
         """Return (t,) every rip; the process adds those of signal frames."""
         return self.registers[:, R_RIP].copy()

@@ -18,9 +18,13 @@
 #define RELOADER_TEXT_SIZE (448ull << 10)
 #define RELOADER_REPLY_OFFSET (512ull << 10) /* its answers, eight bytes each */
 #define RELOADER_REPLY_SIZE (512ull << 10)
+#define RELOADER_CAML_TEXT_OFFSET (768ull << 10) /* of an OCaml command: what an exception said */
+#define RELOADER_CAML_TEXT_SIZE (256ull << 10)
 #define RELOADER_SLOT_COUNT (1ull << 18)
 #define RELOADER_STUB_SIZE 16ull
 #define RELOADER_RING_SIZE 16u
+#define RELOADER_CRASHES 4u
+#define RELOADER_CRASH_WORDS 32u
 
 /* Thread-local room: at most so much, or pthread_create on small stacks would fail; taken in units. */
 #define RELOADER_THREAD_MOST 4096ull
@@ -52,7 +56,10 @@ enum reloader_op {
   RELOADER_THREAD_WRITE = 9, /* args: offset in the reserve, size; text: bytes for the TLS init image */
   RELOADER_THREAD_OFFSETS = 10, /* args: names, text bytes -> offset from the thread pointer, 0: none, 1: not static */
   RELOADER_THREAD_ATEXITS = 11, /* args: __dso_handle -> destructors that threads still have to call */
-  RELOADER_CALL_CATCHING = 12   /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
+  RELOADER_CALL_CATCHING = 12, /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
+  RELOADER_OCAML_ATTACH = 13, /* args: count, hint; text: addresses in ocaml.h's order -> mode, or reply: which one lacks */
+  RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
+  RELOADER_OCAML_RETIRE = 15  /* args: limit, count; text: units -> how many stay; reply: kind, holder, word each */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };
@@ -81,6 +88,20 @@ struct reloader_command {
   uint64_t result;
 };
 
+/* A crash, written by the thread that crashed. */
+struct reloader_crash {
+  uint32_t complete; /* written last */
+  int32_t signal;
+  int32_t code; /* si_code */
+  uint32_t pid; /* as the process sees itself */
+  uint32_t tid;
+  uint32_t word_count;
+  uint64_t fault_addr;
+  uint64_t pc;
+  uint64_t sp;
+  uint64_t words[RELOADER_CRASH_WORDS]; /* of the stack, innermost first: those that point into the arena's code */
+};
+
 struct reloader_control {
   uint64_t magic; /* written last by the agent, so a reader never sees half a header */
   uint32_t version;
@@ -106,6 +127,18 @@ struct reloader_control {
   uint64_t thread_offset; /* of the thread-local reserve from the thread pointer, negative */
   uint64_t thread_size;   /* 0: there is none */
   uint64_t thread_taken[RELOADER_THREAD_MOST / RELOADER_THREAD_UNIT / 64]; /* a bit a unit, set by the daemon */
+  uint64_t enter_addr;    /* of reloader_enter, which gives a forked process an agent thread of its own */
+  uint64_t progress_addr; /* of a word that each process has for itself: how far a new object is initialised */
+  uint32_t addressee;     /* the process of the family that commands are for, as the daemon sees it; 0: the first */
+  uint32_t first_pid;     /* the process that mapped the arena, as the daemon sees it; others were forked from it */
+  uint64_t caml_token; /* of the last OCaml script that was executed to its end */
+  uint32_t caml_phase; /* 0 idle, 1 on the way to a safe point, 2 inside of it */
+  uint32_t caml_reached_by; /* 1 the program came by, 2 a thread of ours took the runtime */
+  uint64_t caml_wait_us;
+  uint64_t caml_inside_us;
+  uint32_t crash_count; /* of this family; only the first few are written down */
+  uint32_t crash_seen;  /* the daemon's: how many it knows */
+  struct reloader_crash crashes[RELOADER_CRASHES];
 };
 
 /* Given to and filled by reloader_start. */

@@ -1,6 +1,6 @@
 /* The command ring: the daemon gives, this thread answers. */
 #define _GNU_SOURCE
-#include "internal.h"
+#include "ocaml.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -91,6 +91,12 @@ static uint64_t run(struct reloader_command *command) {
       return reloader_thread_atexits(args[0]);
     case RELOADER_CALL_CATCHING:
       return reloader_call_catching(args, reply_area());
+    case RELOADER_OCAML_ATTACH:
+      return reloader_caml_attach(args, (uint64_t *)text_area(), reply_area());
+    case RELOADER_OCAML_RUN:
+      return reloader_caml_script(args, (uint64_t *)text_area(), reply_area());
+    case RELOADER_OCAML_RETIRE:
+      return reloader_caml_retire(args, (uint64_t *)text_area(), reply_area());
     default:
       errno = ENOSYS;
       return (uint64_t)-1;
@@ -110,14 +116,16 @@ static void answer(struct reloader_control *control, uint32_t tail) {
   syscall(SYS_futex, &control->done_bell, FUTEX_WAKE, 64, NULL, NULL, 0);
 }
 
+/* One ring serves all processes of a family; the daemon gives one command at a time. */
 void reloader_serve(void) {
   struct reloader_control *control = reloader_control;
-  control->agent_tid = (uint32_t)syscall(SYS_gettid);
+  if (!reloader_number) control->agent_tid = (uint32_t)syscall(SYS_gettid);
   __atomic_store_n(&control->agent_state, RELOADER_IDLE, __ATOMIC_RELEASE);
   for (;;) {
     uint32_t bell = __atomic_load_n(&control->doorbell, __ATOMIC_ACQUIRE);
     uint32_t tail = control->ring_tail;
-    if (tail != __atomic_load_n(&control->ring_head, __ATOMIC_ACQUIRE)) {
+    if (tail != __atomic_load_n(&control->ring_head, __ATOMIC_ACQUIRE) &&
+        reloader_number == __atomic_load_n(&control->addressee, __ATOMIC_ACQUIRE)) {
       answer(control, tail);
       continue;
     }

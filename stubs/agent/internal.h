@@ -10,7 +10,9 @@
 extern struct reloader_control *reloader_control;
 
 /* start.c */
+extern uint32_t reloader_number; /* this process's in its family */
 RELOADER_EXPORT void reloader_start(struct reloader_params *params);
+uint64_t reloader_enter(uint64_t number);
 
 /* space.c: find a hole near the executable and map every region of the memfd into it. */
 struct reloader_control *reloader_map_arena(struct reloader_params *params);
@@ -34,6 +36,9 @@ uint64_t reloader_thread_atexits(uint64_t handle);
 
 /* catch.c */
 uint64_t reloader_call_catching(const uint64_t *call, uint64_t *reply);
+
+/* crash.c */
+void reloader_crash_prepare(void);
 
 /* commands.c */
 void reloader_serve(void);

@@ -1,6 +1,6 @@
 /* Starts the agent: the arena, one thread, the unwinder's hooks. Nothing here prints or exits. */
 #define _GNU_SOURCE
-#include "internal.h"
+#include "ocaml.h"
 
 #include <errno.h>
 #include <link.h>
@@ -15,7 +15,9 @@
 extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
 struct reloader_control *reloader_control;
-static int started;
+uint32_t reloader_number;
+static uint64_t progress; /* written by the daemon; a forked child has the value of its parent */
+static pid_t started;     /* the process that has the thread: _Fork calls no handlers */
 
 static void *agent_thread(void *unused) {
   (void)unused;
@@ -24,9 +26,12 @@ static void *agent_thread(void *unused) {
   return NULL;
 }
 
-/* The control region is shared with the parent: a child must not answer the parent's commands. It has no
- * agent thread and needs none, flips reach it through the shared slots. */
-static void in_child(void) { started = 0; }
+/* A forked child has no agent thread: flips reach it through the shared slots, and a program may count on being
+ * alone with one thread there (unshare). The daemon has one made by reloader_enter when it needs it. */
+static void in_child(void) {
+  started = 0;
+  reloader_caml_in_child();
+}
 
 static int start_thread(void) {
   pthread_attr_t attributes;
@@ -58,7 +63,7 @@ RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
   int saved_errno = errno;
   params->memfd = -1;
   params->error = 0;
-  if (started) {
+  if (started == getpid()) {
     params->status = RELOADER_TWICE;
     params->control_addr = (uint64_t)reloader_control;
     return;
@@ -68,17 +73,30 @@ RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
     reloader_control = control;
     control->target_pid = (uint32_t)getpid();
     control->agent_base = (uint64_t)&__ehdr_start;
+    control->enter_addr = (uint64_t)reloader_enter;
+    control->progress_addr = (uint64_t)&progress;
     reloader_unwind_prepare();
     reloader_threads_prepare(control);
     int error = start_thread();
     if (error) {
       undo(params, RELOADER_NO_THREAD, error);
     } else {
-      started = 1;
+      started = getpid();
       pthread_atfork(NULL, NULL, in_child);
       if (params->injected) reloader_unwind_patch();
+      reloader_crash_prepare();
       __atomic_store_n(&control->magic, RELOADER_MAGIC, __ATOMIC_RELEASE);
     }
   }
   errno = saved_errno;
+}
+
+/* Called by the daemon on a borrowed thread of a forked child, or of the first process to give it its number back. */
+uint64_t reloader_enter(uint64_t number) {
+  int saved_errno = errno, error = 0;
+  reloader_number = (uint32_t)number;
+  if (started != getpid()) error = start_thread();
+  if (!error) started = getpid();
+  errno = saved_errno;
+  return (uint64_t)error;
 }

@@ -103,8 +103,7 @@ def read(path: Path, data: bytes) -> Sequence[ObjectFile]:
     """Return the objects of a file."""
     if path.suffix != ".a":
         return [read_object(str(path), data)]
-    archive = read_archive(str(path), data)
-    return [archive.object(row) for row in range(len(archive.members))]
+    return read_archive(str(path), data).objects()
 
 
 def edits(path: Path, name: str, goal: float | None) -> list[Figure]:
@@ -119,7 +118,8 @@ def edits(path: Path, name: str, goal: float | None) -> list[Figure]:
 
     def go() -> None:
         nonlocal changed
-        plan = load(program, [read_object(str(path), versions.content(number))])
+        data = versions.content(number)
+        plan = load(program, [program.cache.read(str(path), data, live=program.objects)])
         changed = len(plan.flips.slot)
         keep(program, plan)
 

@@ -106,7 +106,7 @@ def test_static_locals_in_blocks_of_one_function_are_paired_by_their_block(
     place(graph)
     assert wrong_references(graph, new) == []
     assert report.kept == ["f.x", "f.x"]
-    assert report.initialiser_changed == []
+    assert report.initialiser_changes() == []
 
 
 # `right` follows the end of `left` only in the new version; the function uses both

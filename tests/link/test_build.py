@@ -16,11 +16,11 @@ from reloader.link.pipeline import read_graph
 from tests.support.link import ARCH, compile_object, link_first, symbol_row
 
 
-def regions(graph: LinkGraph) -> dict[str, Region]:
+def regions(graph: LinkGraph) -> dict[str, int]:
     """Return section name -> region of the first object."""
     file, blocks = graph.objects[0], graph.blocks
     return {
-        file.section_names[int(section)].decode(): Region(int(region))
+        file.section_names[int(section)].decode(): int(region)
         for section, region in zip(blocks.section, blocks.region, strict=True)
         if section != NO_ROW
     }

@@ -8,7 +8,9 @@ from reloader.elf.object import ObjectFile
 from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.pipeline import read_graph
-from reloader.live.next_version import unwind_tables
+from reloader.ids import Generation
+from reloader.live.ledger import Ledger
+from reloader.live.next_version import hold, unwind_tables
 from tests.support.link import (
     ARCH,
     FakeArena,
@@ -56,13 +58,14 @@ def test_objects_of_one_graph_keep_their_own_sections_symbols_and_bytes(tmp_path
 def test_each_object_has_its_own_unwind_tables(tmp_path: Path) -> None:
     files = units(tmp_path, 3)
     linked = link_first(files)
-    tables = unwind_tables(linked.graph)
+    placed = hold(linked.graph, linked.placed, Ledger(), Generation(1), 0)
+    fresh = Ledger()
+    fresh.add(placed)
+    tables = unwind_tables(linked.graph, fresh, Ledger())
     assert sorted(tables) == [0, 1, 2]
-    blocks = linked.graph.blocks
-    for row, addrs in tables.items():
-        assert len(addrs) == 1
-        holder = np.flatnonzero(blocks.addr == np.uint64(addrs[0]))
-        assert (blocks.object[holder] == row).all()
+    for row, holders in tables.items():
+        owners = [fresh.rows[start].object for start in holders]
+        assert owners == [files[row].key]
 
 
 def test_a_call_cycle_of_statics_in_own_sections_is_linked(tmp_path: Path) -> None:
@@ -92,4 +95,4 @@ def test_a_value_that_points_to_the_same_text_in_another_place_is_not_reported(
     graph = read_graph([new], live, ARCH)
     report = bind_data(graph, live, ARCH)
     match_old(graph, live, ARCH.kinds)
-    assert [change.name for change in report.initialiser_changed] == ["other"]
+    assert [change.name for change in report.initialiser_changes()] == ["other"]

@@ -138,11 +138,11 @@ class Old(Child):
     def do(self, what: str) -> None:
         assert self.ask(what) == "done"
 
-    def part(self, page: int = 0, region: Region = Region.CODE) -> Allocation:
+    def part(self, page: int = 0, region: int = Region.CODE) -> Allocation:
         return Allocation(region, Addr(self.region + page * PAGE), PAGE)
 
     def retirement(
-        self, page: int = 0, *references: int, region: Region = Region.CODE
+        self, page: int = 0, *references: int, region: int = Region.CODE
     ) -> Retirement:
         return Retirement(
             Generation(3), ("/hud.o", ""), (self.part(page, region),), frozenset(references)
@@ -298,7 +298,7 @@ def test_a_proof_that_reaches_its_bound_frees_nothing(old: Old) -> None:
 
 
 def test_attempts_back_off_while_vetoed_and_start_afresh_with_new_work(old: Old) -> None:
-    policy = RetirePolicy(min_interval=1, longest_interval=10)
+    policy = RetirePolicy(min_interval=1, longest_interval=10, quiet=-np.inf)
     assert [policy.next_due(100.0, vetoes) for vetoes in range(6)] == [
         101, 102, 104, 108, 110, 110,
     ]  # fmt: skip
@@ -311,6 +311,20 @@ def test_attempts_back_off_while_vetoed_and_start_afresh_with_new_work(old: Old)
     after_one = retirer.due()
     retirer.add(old.retirement(2))
     assert after_one - retirer.due() == pytest.approx(1)
+
+
+def test_an_attempt_waits_for_a_quiet_moment_but_not_for_ever(old: Old) -> None:
+    policy = RetirePolicy(quiet=10, patience=25)
+    assert policy.after_quiet(oldest=100.0, youngest=100.0) == 110
+    assert policy.after_quiet(oldest=100.0, youngest=112.0) == 122
+    assert policy.after_quiet(oldest=100.0, youngest=119.0) == 125
+    retirer = queue(policy=policy)
+    retirer.add(old.retirement())
+    first = retirer.due()
+    retirer.add(old.retirement(2))
+    assert retirer.due() > first > -np.inf
+    retirer.attempt(old, np.zeros(0, np.uint64))  # a caller that does not wait is served
+    assert retirer.due() == np.inf
 
 
 def test_why_names_each_holder(old: Old) -> None:

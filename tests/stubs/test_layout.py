@@ -35,6 +35,11 @@ NUMBERS = {
     "RELOADER_NO_SPACE": layout.STATUS_NO_SPACE, "RELOADER_NO_MAP": layout.STATUS_NO_MAP,
     "RELOADER_NO_THREAD": layout.STATUS_NO_THREAD, "RELOADER_TWICE": layout.STATUS_TWICE,
     "RELOADER_FILE_LIMIT": layout.STATUS_FILE_LIMIT,
+    "RELOADER_OCAML_ATTACH": layout.OP_OCAML_ATTACH,
+    "RELOADER_OCAML_RUN": layout.OP_OCAML_RUN,
+    "RELOADER_OCAML_RETIRE": layout.OP_OCAML_RETIRE,
+    "RELOADER_CAML_TEXT_OFFSET": layout.CAML_TEXT_OFFSET,
+    "RELOADER_CAML_TEXT_SIZE": layout.CAML_TEXT_SIZE,
 }  # fmt: skip
 
 
@@ -68,3 +73,9 @@ def test_every_struct_of_the_header_is_compared() -> None:
     header = (AGENT / "agent.h").read_text()
     named = set(re.findall(r"^struct (reloader_\w+) \{", header, re.MULTILINE))
     assert named - {"reloader_unwind_directory"} == set(layout.STRUCTS)
+
+
+def test_the_ocaml_symbols_are_in_the_headers_order() -> None:
+    header = (AGENT / "ocaml.h").read_text()
+    names = re.findall(r"^  NAME\((\w+),", header, re.MULTILINE)
+    assert [name.encode() for name in names] == list(layout.CAML_SYMBOLS)

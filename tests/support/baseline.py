@@ -125,7 +125,7 @@ def archive(folder: Path, name: str, *paths: Path) -> Path:
 def members(path: Path) -> list[ObjectFile]:
     """Return all members of an archive."""
     found = read_archive(str(path), path.read_bytes())
-    return [found.object(row) for row in range(len(found.members))]
+    return found.objects()
 
 
 def load(path: Path) -> ObjectFile:

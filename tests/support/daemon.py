@@ -94,9 +94,14 @@ class FakeEngine:
         return program
 
     def load(
-        self, paths: Sequence[str], target: str | None, reinit: Sequence[str]
+        self,
+        paths: Sequence[str],
+        target: str | None,
+        reinit: Sequence[str],
+        *,
+        consistent: bool = False,
     ) -> ReloadAnswer:
-        del target, reinit
+        del target, reinit, consistent
         names = {Path(path).name for path in paths}
         if "bad.o" in names:
             raise NotLoadableError(paths[0])
@@ -236,6 +241,7 @@ class FakeEngine:
         return {
             "session": session,
             "pid": pid,
+            "processes": [pid],
             "name": Path(exe).name,
             "exe": exe,
             "build_id": "00",

@@ -65,11 +65,11 @@ class FakeArena:
     """Addresses handed out in a row a region; the code region begins with the stubs."""
 
     base: int = LOW
-    used: dict[Region, int] = field(default_factory=dict[Region, int])
+    used: dict[int, int] = field(default_factory=dict[int, int])
     slots: list[int] = field(default_factory=list[int])  # what each slot's function was before
     room: int = 1 << 24  # bytes of a region
 
-    def start(self, region: Region) -> int:
+    def start(self, region: int) -> int:
         """Return the first address of a region."""
         return self.base + int(region) * self.room
 
@@ -85,7 +85,7 @@ class FakeArena:
         """Return the arena's range."""
         return self.base, self.base + 4 * self.room
 
-    def allocate(self, region: Region, size: int) -> Allocation:
+    def allocate(self, region: int, size: int) -> Allocation:
         """Take pages."""
         at = self.used.get(region, PAGE * 4 if region == Region.CODE else 0)
         size = -(-size // PAGE) * PAGE

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.ids import NO_ADDR, U8, U64, Addr, Region, SlotId
+from reloader.ids import NO_ADDR, U8, U64, Addr, SlotId
 from reloader.live import ptrace
 from reloader.live.maps import read_maps
 from reloader.live.redirect import OriginalFunctions
@@ -31,6 +31,14 @@ class Stop:
     extra: list[int] = field(default_factory=list[int])
     writes: list[int] = field(default_factory=list[int])
     fail_at: int = -1  # the number of the write that fails
+
+    @property
+    def parts(self) -> "list[Stop]":
+        return [self]
+
+    def read(self, addr: Addr, size: int) -> bytes:
+        out = np.zeros(size, np.uint8)
+        return out[: ptrace.read_memory(self.pid, addr, out)].tobytes()
 
     def write(self, addr: Addr, data: bytes) -> None:
         self.writes.append(int(addr))
@@ -54,7 +62,7 @@ class Notes:
         self.page_size = 4096
         self.freed: list[Allocation] = []
 
-    def allocate(self, region: Region, size: int) -> Allocation:
+    def allocate(self, region: int, size: int) -> Allocation:
         raise AssertionError((region, size))
 
     def free(self, allocation: Allocation) -> None:
@@ -96,6 +104,15 @@ class Child:
         self.notes = Notes()
         self.arena: Arena = self.notes
         self.told: list[str] = []
+
+    def progress(self) -> int:
+        raise AssertionError
+
+    def set_progress(self, value: int) -> None:
+        raise AssertionError(value)
+
+    def members(self) -> "list[Child]":
+        return [self]
 
     def write_data(self, addr: Addr, data: bytes) -> None:
         assert ptrace.write_memory(self.pid, addr, data) == len(data)

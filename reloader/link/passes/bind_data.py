@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from reloader.arch.base import Architecture
 from reloader.link.graph import LinkGraph
-from reloader.link.passes.data_map import next_data_map
+from reloader.link.passes.data_map import next_data_map, next_data_maps
 from reloader.link.passes.data_report import DataReport, Problems
 from reloader.link.passes.initialisers import InitialiserChange
 from reloader.link.passes.object_data import ObjectBinder
 from reloader.live.objects import LiveObject
 
-__all__ = ["DataReport", "InitialiserChange", "bind_data", "next_data_map"]
+__all__ = ["DataReport", "InitialiserChange", "bind_data", "next_data_map", "next_data_maps"]
 
 
 def bind_data(

@@ -11,7 +11,7 @@ is the distance to the same function's first byte in both versions.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ from reloader.link.passes.versions import Units
 
 if TYPE_CHECKING:
     from reloader.link.passes.match_functions import Functions
-
-PHASES: Final = 4  # a 4-byte number may begin at any byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +36,36 @@ class Branches:
     unsure: Bool  # (u,) has to be decoded
 
 
-def find_branches(match: Matcher, functions: "Functions", raw: Bool) -> Branches:
+def unmoved(match: Matcher, functions: "Functions") -> Bool:
+    """Return (u,) whether every function of a section is where it was, as large as it was.
+
+    A branch that leads to the same function has the same bytes there.
+    """
+    units = functions.units
+    stays = functions.paired & (units.new_start == units.old_start)
+    stays &= match.old_of_section[units.new_section] == units.old_section
+    moved = np.zeros(len(match.new.flags), np.bool_)
+    moved[units.new_section[~stays]] = True
+    return ~moved[units.new_section]
+
+
+def find_branches(
+    match: Matcher, functions: "Functions", raw: Bool, in_place: Bool
+) -> Branches:
     """Find the branches between the functions of a section.
 
     Args:
         match: Both versions.
         functions: Those still taken for the same have equal sizes and relocations.
         raw: (u,) whether their bytes are equal too.
+        in_place: (u,) see `unmoved`; these are taken for the same only if their bytes are.
     """
     units = functions.units
     unsure = functions.same & ~raw
+    look = ~in_place | ~functions.reloadable  # branches into a piece count wherever it is
     users: dict[int, list[I64]] = {4: [np.zeros(0, np.int64)], 1: [np.zeros(0, np.int64)]}
     uses: dict[int, list[I64]] = {4: [np.zeros(0, np.int64)], 1: [np.zeros(0, np.int64)]}
-    for section in np.unique(units.new_section).tolist():
+    for section in np.unique(units.new_section[look]).tolist():
         mine = np.flatnonzero(units.new_section == section)
         if len(mine) < 2:
             continue
@@ -157,13 +172,12 @@ def entry_table(functions: "Functions", rows: NDArray[np.intp], size: int) -> I3
 def candidates(code: U8, entries: I32) -> list[tuple[I64, I64, int]]:
     """Return (position, function it leads to, the number's width)."""
     found: list[tuple[I64, I64, int]] = []
-    for phase in range(PHASES):
-        count = max((len(code) - phase) // 4, 0)
-        number = code[phase : phase + 4 * count].view("<i4").astype(np.int64)
-        at = phase + 4 * np.arange(count, dtype=np.int64)
-        found.append((*leading(at, at + 4 + number, entries), 4))
-    at = np.arange(len(code), dtype=np.int64)
-    found.append((*leading(at, at + 1 + code.view(np.int8), entries), 1))
+    for width, dtype in ((4, "<i4"), (1, "i1")):
+        count = max(len(code) - width + 1, 0)
+        # one element a byte position: numpy may look at unaligned, overlapping views
+        number = np.ndarray((count,), dtype, code, strides=(1,))
+        at = np.arange(count, dtype=np.int64)
+        found.append((*leading(at, at + width + number, entries), width))
     return found
 
 

@@ -12,7 +12,14 @@ from reloader.arch.base import Architecture, Table
 from reloader.elf.gather import one_of
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.grow import append_edges, append_filled_blocks, append_symbols, lookup
+from reloader.link.grow import (
+    append_edges,
+    append_filled_blocks,
+    append_symbols,
+    lookup,
+    some_edges,
+)
+from reloader.link.kinds import kind_columns
 from reloader.link.passes.functions import branch_edges
 from reloader.link.passes.resolve import (
     GOT_NAME,
@@ -21,6 +28,7 @@ from reloader.link.passes.resolve import (
 )
 
 _ENTRY: Final = 8  # bytes of a GOT entry
+_ENTRIES: Final = (Table.GOT, Table.TLS_IE)  # what goes through one
 _REACH: Final = (1 << 31) - (1 << 20)  # of a branch, less than what one instruction may add
 
 
@@ -45,9 +53,13 @@ def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> 
     """
     symbols, edges, blocks = graph.symbols, graph.edges, graph.blocks
     inside = symbols.origin == Origin.BLOCK
-    leaves = edges.block != np.where(inside, symbols.block, NO_ROW)[edges.symbol]
+    home = np.where(inside, symbols.block, NO_ROW)
+    leaves = edges.block != home[edges.symbol]
+    leaves &= live_edges(graph)
+    rows = np.flatnonzero(leaves)
     called = np.zeros(len(symbols.name), np.bool_)
-    called[edges.symbol[live_edges(graph) & branch_edges(graph, arch) & leaves]] = True
+    among = some_edges(edges, rows)
+    called[among.symbol[branch_edges(graph, arch, among)]] = True
     placed = inside & lookup(blocks.live & ~blocks.same, symbols.block, 0)
     new = placed & (symbols.addr == np.uint64(NO_ADDR))
     wants = symbols.reloadable & (called | (placed & symbols.changed) | new)
@@ -67,18 +79,22 @@ def is_far(addr: U64, arena: tuple[int, int]) -> Bool:
 def build_got(graph: LinkGraph, arch: Architecture) -> None:
     """Make one entry for each (object, symbol, plain or thread-local) that edges ask for."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
-    table = np.where(live_edges(graph), arch.kinds["table"][edges.kind], Table.NONE)
-    entry = one_of(table, (Table.GOT, Table.TLS_IE))
-    owner = lookup(blocks.object, edges.block, NO_ROW)
     names_got = _names_got(graph)
-    wants = entry | (table == Table.GOT_BASE) | (live_edges(graph) & names_got[edges.symbol])
-    rows = np.flatnonzero(entry)
-    thread = (table[rows] == Table.TLS_IE).astype(np.int64)
-    key = (owner[rows].astype(np.int64) << 33) | (edges.symbol[rows].astype(np.int64) << 1)
-    key, entry_of_edge = np.unique(key | thread, return_inverse=True)
-    objects = np.unique(owner[wants])
-    if not len(objects):
+    wants = one_of(kind_columns(arch).table, (*_ENTRIES, Table.GOT_BASE))[edges.kind]
+    if bool(names_got.any()):
+        wants |= names_got[edges.symbol]
+    rows = np.flatnonzero(wants)
+    rows = rows[live_edges(graph)[rows]] if len(rows) else rows
+    if not len(rows):
         return
+    owner = lookup(blocks.object, edges.block[rows], NO_ROW)
+    objects = np.unique(owner)
+    table = kind_columns(arch).table[edges.kind[rows]]
+    entry = one_of(table, _ENTRIES)
+    rows, owner = rows[entry], owner[entry]
+    thread = (table[entry] == Table.TLS_IE).astype(np.int64)
+    key = (owner.astype(np.int64) << 33) | (edges.symbol[rows].astype(np.int64) << 1)
+    key, entry_of_edge = np.unique(key | thread, return_inverse=True)
     key_owner = (key >> 33).astype(np.int32)
     first = np.searchsorted(key_owner, objects)
     count = np.searchsorted(key_owner, objects, side="right") - first
@@ -90,7 +106,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     graph.got_symbol[objects] = got
     _define_got_names(graph, names_got)
     at = (np.arange(len(key)) - first[np.searchsorted(objects, key_owner)]) * _ENTRY
-    edges.symbol[rows] = graph.got_symbol[owner[rows]]
+    edges.symbol[rows] = graph.got_symbol[owner]
     edges.addend[rows] += at[entry_of_edge.reshape(-1)]
     append_edges(
         graph,

@@ -8,13 +8,60 @@ from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.pair_variables import own_variables
-from reloader.live.objects import DataMap, LiveObject
+from reloader.live.objects import DataMap
 
-_STT_SECTION: Final = 3
+_STT_SECTION, _STT_TLS = 3, 6
 _UNKNOWN: Final = np.uint64(NO_ADDR)
 
 
-def next_data_map(graph: LinkGraph, object_row: int, live: LiveObject | None) -> DataMap:
+def next_data_maps(graph: LinkGraph) -> list[DataMap]:
+    """Return where each writable byte of the objects' versions lives.
+
+    Args:
+        graph: Placed; every symbol has its address.
+    """
+    symbols, count = graph.symbols, len(graph.objects)
+    home = np.concatenate([file.symbol_sections for file in graph.objects])
+    own = len(home)
+    inside = (home >= 0) | (home == COMMON)
+    bound = inside & (symbols.origin[:own] == Origin.BOUND)
+    mixed = np.bincount(symbols.object[:own][bound], minlength=count) > 0
+    tables = _new_sections(graph, home)
+    bounds = np.searchsorted(tables[0], np.arange(count + 1)).tolist()
+    return [
+        next_data_map(graph, row)
+        if mixed[row]
+        else DataMap(
+            section=tables[1][first:last].astype(np.int32),
+            offset=tables[2][first:last].astype(np.uint64),
+            size=tables[3][first:last].astype(np.uint64),
+            addr=tables[4][first:last].astype(np.uint64),
+        )
+        for row, first, last in zip(range(count), bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _new_sections(graph: LinkGraph, home: I32) -> list[I64]:
+    """Return object, section, offset, size, address of placed writable blocks, sorted."""
+    blocks, symbols = graph.blocks, graph.symbols
+    placed = blocks.live & (blocks.addr != _UNKNOWN) & (blocks.size > 0)
+    placed &= (blocks.region == Region.DATA) & (blocks.object >= 0) & (blocks.section >= 0)
+    rows = np.flatnonzero(placed)
+    common = home == COMMON
+    common &= (symbols.addr[: len(home)] != _UNKNOWN) & (symbols.type[: len(home)] != _STT_TLS)
+    shared = np.flatnonzero(common)
+    columns = [
+        np.append(blocks.object[rows], symbols.object[shared]),
+        np.append(blocks.section[rows], home[shared]),
+        np.append(np.zeros(len(rows), np.int64), symbols.source[shared]),
+        np.append(blocks.size[rows], symbols.size[shared]).view(np.int64),
+        np.append(blocks.addr[rows], symbols.addr[shared]).view(np.int64),
+    ]
+    order = np.lexsort((columns[2], columns[1], columns[0]))
+    return [column[order].astype(np.int64) for column in columns]
+
+
+def next_data_map(graph: LinkGraph, object_row: int) -> DataMap:
     """Return where each writable byte of a version lives.
 
     Kept variables stay where they were, new ones are in the object's new blocks; runs of
@@ -24,9 +71,7 @@ def next_data_map(graph: LinkGraph, object_row: int, live: LiveObject | None) ->
     Args:
         graph: Placed; every symbol has its address.
         object_row: Which of its objects.
-        live: What was live before; everything it decided is in the graph's symbols by now.
     """
-    del live
     file = graph.objects[object_row]
     first = int(graph.first_symbol[object_row])
     _, table = own_variables(file, in_data_block(graph, object_row))

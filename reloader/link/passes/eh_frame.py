@@ -46,13 +46,11 @@ def read_unwind(graph: LinkGraph) -> Unwind:
         UnwindTableError: A table's chain of lengths leaves it, or an FDE has no CIE.
     """
     tables = np.flatnonzero(named_blocks(graph, UNWIND_NAME)).astype(np.int32)
-    chains = [_chain(graph, int(block)) for block in tables]
-    count = [len(starts) for starts, _, _ in chains]
-    block = np.repeat(tables, count)
-    start, size, back = (
-        np.concatenate([np.zeros(0, np.int64), *(chain[column] for chain in chains)])
-        for column in range(3)
-    )
+    chains = [_chain(graph, block) for block in tables.tolist()]
+    block = np.repeat(tables, [len(chain) for chain in chains])
+    start = np.array([at for chain in chains for at in chain], np.int64)
+    words = graph.blocks.content[block] + start
+    size, back = _words(graph, words) + 4, _words(graph, words + 4)
     none, zero = np.full(len(block), NO_ROW, np.int32), np.zeros(len(block), np.int64)
     unwind = Unwind(block, start, size, none, none, none, zero, zero, zero)
     _find_cies(graph, unwind, back)
@@ -60,8 +58,13 @@ def read_unwind(graph: LinkGraph) -> Unwind:
     return unwind
 
 
-def _chain(graph: LinkGraph, block: int) -> tuple[I64, I64, I64]:
-    """Return start, size and CIE pointer of each record of a table.
+def _words(graph: LinkGraph, at: I64) -> I64:
+    """Return the 4-byte words at some places of the content."""
+    return graph.content[at[:, None] + np.arange(4)].view("<u4").reshape(-1).astype(np.int64)
+
+
+def _chain(graph: LinkGraph, block: int) -> list[int]:
+    """Return the start of each record of a table.
 
     A loop, since a record's start depends on all lengths before it; 0.1 us a record.
     """
@@ -81,9 +84,7 @@ def _chain(graph: LinkGraph, block: int) -> tuple[I64, I64, I64]:
             raise _broken(graph, block, at, f"a record of {length:#x} bytes leaves the table")
         starts.append(at)
         at += 4 + length
-    start = np.array(starts, np.int64)
-    back = data[(start + 4)[:, None] + np.arange(4)].view("<u4").reshape(-1)
-    return start, np.diff(np.append(start, at)), back.astype(np.int64)
+    return starts
 
 
 def _broken(graph: LinkGraph, block: int, offset: int, why: str) -> UnwindTableError:
@@ -158,7 +159,9 @@ def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:
     blocks.live[unwind.block[kept]] = True
     new_start = _new_starts(unwind, kept)
     _move_edges(graph, unwind, kept, new_start)
-    for block in sorted(set(unwind.block.tolist())):
+    left = np.bincount(unwind.block, np.where(kept, unwind.size, 0), len(blocks.size))
+    blocks.size[unwind.block] = left[unwind.block].astype(np.uint64)
+    for block in np.unique(unwind.block[~kept]).tolist():
         _compact(graph, unwind, block, kept, new_start)
     unwind.start = new_start
     unwind.code = np.where(kept, unwind.code, NO_ROW).astype(np.int32)
@@ -195,17 +198,17 @@ def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) ->
 
 def _compact(graph: LinkGraph, unwind: Unwind, block: int, kept: Bool, new_start: I64) -> None:
     """Close the gaps between a block's kept records and mend their CIE pointers."""
-    rows = np.flatnonzero(unwind.block == block)
-    data = graph.block_bytes(block)
+    rows = np.arange(*np.searchsorted(unwind.block, [block, block + 1]))
     stays = np.repeat(kept[rows], unwind.size[rows])
-    left = data[: len(stays)][stays]
+    first = int(graph.blocks.content[block])
+    data = graph.content[first : first + len(stays)]
+    left = data[stays]
     fde = rows[kept[rows] & (unwind.cie[rows] != NO_ROW)]
     back: I64 = new_start[fde] + 4 - new_start[unwind.cie[fde]]
     left[(new_start[fde] + 4)[:, None] + np.arange(4)] = (
         back.astype("<u4").view(np.uint8).reshape(-1, 4)
     )
     data[: len(left)] = left
-    graph.blocks.size[block] = len(left)
 
 
 def unwind_ranges(graph: LinkGraph, unwind: Unwind) -> tuple[U64, U64]:

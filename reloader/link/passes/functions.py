@@ -101,10 +101,9 @@ def retarget_section_edges(
 ) -> None:
     """Make section symbol + addend the symbol of the function that starts exactly there."""
     symbols, blocks, edges = graph.symbols, graph.blocks, graph.edges
-    block = symbols.block[edges.symbol]
-    section = symbols.type[edges.symbol] == STT_SECTION
-    section &= lookup(blocks.region, block, Region.NONE) == Region.CODE
-    rows = np.flatnonzero(section & ~named_blocks(graph, OWN_BYTES_NAME)[edges.block])
+    code = lookup(blocks.region, symbols.block, Region.NONE) == Region.CODE
+    rows = np.flatnonzero((code & (symbols.type == STT_SECTION))[edges.symbol])
+    rows = rows[~named_blocks(graph, OWN_BYTES_NAME)[edges.block[rows]]]
     pc = arch.kinds["pc"][edges.kind[rows]]
     from_code = blocks.region[edges.block[rows]] == Region.CODE
     field = content_fields(graph, some_edges(edges, rows))

@@ -16,7 +16,7 @@ from reloader.ids import I32, NO_ADDR, NO_ROW, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import append_edges, append_filled_blocks, append_symbols
 from reloader.link.names import named_blocks
-from reloader.link.passes.resolve import DSO_NAME, WANTS_SLOT, live_edges
+from reloader.link.passes.resolve import DSO_NAME, WANTS_SLOT, used_symbols
 from reloader.live.objects import LiveObject
 
 FINI_NAME: Final = rb"\.fini_array"
@@ -26,9 +26,7 @@ _TO_NEXT: Final = -4  # from a pc-relative field to the end of its instruction
 
 def add_shims(graph: LinkGraph, arch: Architecture) -> None:
     """Define `atexit` and its like for each object that uses them without having them."""
-    symbols = graph.symbols
-    used = np.zeros(len(symbols.name), np.bool_)
-    used[graph.edges.symbol[live_edges(graph)]] = True
+    symbols, used = graph.symbols, used_symbols(graph)
     for row in np.flatnonzero(used & (symbols.origin == Origin.UNDEFINED)).tolist():
         if symbols.name[row] in arch.shims and symbols.object[row] != NO_ROW:
             _define(graph, arch, row)

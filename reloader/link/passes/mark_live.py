@@ -84,7 +84,9 @@ def means_start(graph: LinkGraph, arch: Architecture, edges: Edges | None = None
     """
     edges = edges or graph.edges
     to_next = kind_columns(arch).to_next[edges.kind]
-    to_next[graph.blocks.region[edges.block] != Region.CODE] = 0
+    code = graph.blocks.region == Region.CODE
+    if not bool((code | (graph.blocks.region == Region.NONE)).all()):
+        to_next = to_next * code[edges.block]
     return edges.addend == -to_next
 
 
@@ -103,11 +105,13 @@ def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I
     ends = lookup(placed, home, 1) | (lookup(blocks.region, home, Region.NONE) > _LOADED)
     home[ends] = NO_ROW
     block = home[edges.symbol]
-    goes = edges.live & (block != NO_ROW) & (block != edges.block)
-    rows = np.flatnonzero(goes & stays[edges.symbol])
-    goes[rows[means_start(graph, arch, some_edges(edges, rows))]] = False
-    from_table = named_blocks(graph, UNWIND_NAME)[edges.block]
-    plain = np.flatnonzero(goes & ~from_table)
+    goes = edges.live & (block != NO_ROW)
+    goes &= block != edges.block
+    if bool(stays.any()):
+        rows = np.flatnonzero(goes & stays[edges.symbol])
+        goes[rows[means_start(graph, arch, some_edges(edges, rows))]] = False
+    plain = np.flatnonzero(goes)
+    plain = plain[~named_blocks(graph, UNWIND_NAME)[edges.block[plain]]]
     code, row = unwind_edges(unwind)
     inner = goes[row]
     source = np.concatenate([edges.block[plain], code[inner]]).astype(np.int32)

@@ -13,7 +13,7 @@ import numpy as np
 
 from reloader.elf.constants import SHF_EXECINSTR
 from reloader.ids import I64, NO_ROW, Bool, Region
-from reloader.link.passes.branches import find_branches
+from reloader.link.passes.branches import find_branches, unmoved
 from reloader.link.passes.constants import Extents, Uses, field_end, own_tables
 from reloader.link.passes.instructions import (
     Code,
@@ -87,7 +87,9 @@ def same_functions(match: Matcher, rows: I64) -> Bool:
     raw = equal_bytes(match.old, match.new, functions.units)
     fields, pairs = pair_relocations(match.old, match.new, functions.units)
     same &= fields
-    branches = find_branches(match, functions, raw)
+    in_place = unmoved(match, functions)
+    same &= raw | ~in_place
+    branches = find_branches(match, functions, raw, in_place)
     found = [(branches.user, branches.used), *follow_fields(match, functions, pairs)]
     decoded = same & branches.unsure
     found.append(compare_code(match, functions, np.flatnonzero(decoded)))

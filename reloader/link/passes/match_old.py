@@ -27,6 +27,7 @@ from reloader.link.passes.matcher import (
     pair_functions,
 )
 from reloader.link.passes.targets import compare_targets
+from reloader.link.passes.undecided import Moves, Undecided, can_wait
 from reloader.link.passes.versions import (
     Fields,
     Units,
@@ -40,8 +41,11 @@ from reloader.live.objects import LiveObject
 
 
 def match_old(
-    graph: LinkGraph, live: Sequence[LiveObject | None], kinds: NDArray[np.void]
-) -> None:
+    graph: LinkGraph,
+    live: Sequence[LiveObject | None],
+    kinds: NDArray[np.void],
+    moves: Moves | None = None,
+) -> list[Undecided]:
     """Set blocks.same, the address of blocks that keep it, and symbols.changed.
 
     Args:
@@ -49,7 +53,12 @@ def match_old(
             functions that existed before have their canonical address.
         live: live[i] is the live version of graph.objects[i], None for a first load.
         kinds: The architecture's KIND table.
+        moves: See Moves; None: every function is compared now.
+
+    Returns:
+        Functions that count as changed until they are compared.
     """
+    undecided: list[Undecided] = []
     graph.blocks.same[:] = False
     graph.symbols.changed[:] = function_symbols(graph)
     fields = Fields.of(kinds)
@@ -59,7 +68,8 @@ def match_old(
             continue
         match = matcher(graph, row, version, fields, numbers)
         match_blocks(match)
-        mark_changed(match)
+        undecided += mark_changed(match, moves)
+    return undecided
 
 
 def changed_functions(graph: LinkGraph) -> list[int]:
@@ -159,13 +169,16 @@ def same_function_places(match: Matcher, units: Units) -> Bool:
     return ~bad[units.new_section]
 
 
-def mark_changed(match: Matcher) -> None:
-    """Clear `changed` of the object's functions that are as they were."""
+def mark_changed(match: Matcher, moves: Moves | None) -> list[Undecided]:
+    """Clear `changed` of the object's functions that are as they were, or leave some open."""
     graph = match.graph
     first, last = (int(row) for row in graph.first_symbol[match.row : match.row + 2])
     mine = np.flatnonzero(graph.symbols.changed[first:last]).astype(np.int64) + first
     whole = graph.blocks.same[graph.symbols.block[mine]]
     graph.symbols.changed[mine[whole]] = False
     rest = mine[~whole]
+    if moves is not None and len(rest) and can_wait(match, rest, moves):
+        return [Undecided.of(match, rest)]
     if len(rest):
         graph.symbols.changed[rest[same_functions(match, rest)]] = False
+    return []

@@ -1,6 +1,6 @@
 """The variables of one object: which are kept, where they are, and what refers to them."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -29,7 +29,7 @@ from reloader.link.passes.data_places import (
     section_name,
     users_of,
 )
-from reloader.link.passes.data_report import DataReport, Problems
+from reloader.link.passes.data_report import DataReport, Kept, Problems, Restarted
 from reloader.link.passes.initialisers import changed_initialisers
 from reloader.link.passes.pair_variables import (
     Names,
@@ -80,6 +80,7 @@ class ObjectBinder:
         self.old, self.old_names = side_of(before.file, arch)
         self.reinit_used: set[str] = set()
         self.restarted: list[int] = []
+        self.restarted_from: dict[int, int] = {}  # rows of the live version's variables
 
     def pair(self, report: DataReport, problems: Problems) -> None:
         """Decide which variables are kept, and where each of them is in the process."""
@@ -119,6 +120,7 @@ class ObjectBinder:
         """Make the variables new that the user wants anew."""
         for row in rows if self.reinit else []:
             if self.wanted_anew(row):
+                self.restarted_from[row] = int(self.old_row[row])
                 self.old_row[row] = NO_ROW
                 self.restarted.append(row)
 
@@ -148,10 +150,7 @@ class ObjectBinder:
         self.addr: U64 = np.full(len(self.old_row), NO_ADDR, np.uint64)
         old = self.old.variables
         kept = np.flatnonzero(self.old_row >= 0)
-        past = self.old_row[kept]
-        addr = live_addrs(self.before.data, old.section[past], old.offset[past])
-        lost = addr == _UNKNOWN  # a COMDAT section whose copy in another object was taken
-        addr[lost] = self.before.symbol_addr[old.symbol[past[lost]]]
+        addr = self.live_places(self.old_row[kept])
         self.addr[kept] = addr
         for row in kept[addr == _UNKNOWN].tolist():
             before = int(self.old_row[row])
@@ -160,6 +159,14 @@ class ObjectBinder:
                 section = section_name(self.before.file, int(old.section[before]))
                 name = self.new_names.shown(row)
                 problems.unplaced.append(UnplacedRow(self.file.name, name, section))
+
+    def live_places(self, past: I32) -> U64:
+        """Return where variables of the live version are, NO_ADDR where nothing tells."""
+        old = self.old.variables
+        addr = live_addrs(self.before.data, old.section[past], old.offset[past])
+        lost = addr == _UNKNOWN  # a COMDAT section whose copy in another object was taken
+        addr[lost] = self.before.symbol_addr[old.symbol[past[lost]]]
+        return addr
 
     def in_use(self, past: int) -> bool:
         """Return whether code or constants that are in the process refer to a live variable."""
@@ -331,12 +338,16 @@ class ObjectBinder:
         table, names = self.new.variables, self.new_names
         anew = set(self.restarted)
         report.reinitialised += [names.shown(row) for row in sorted(anew)]
-        report.kept += [names.shown(row) for row in np.flatnonzero(self.old_row >= 0).tolist()]
+        report.pairs.append(Kept(self.row, self.old_names, names, self.old_row))
+        for row, past in self.restarted_from.items():
+            addr = int(self.live_places(np.array([past], np.int32))[0])
+            symbol = int(table.symbol[row]) + self.first
+            report.restarted.append(Restarted(names.shown(row), symbol, addr))
         fresh = [r for r in np.flatnonzero(self.old_row < 0).tolist() if r not in anew]
         report.new += [names.shown(row) for row in fresh]
         shared = table.symbol[np.flatnonzero((self.old_row < 0) & ~table.local)] + self.first
         blocks = np.unique(self.graph.symbols.block[shared])
         report.new_global_blocks += blocks[blocks >= 0].tolist()
-        report.initialiser_changed += changed_initialisers(
-            self.old, self.new, self.old_row, self.addr, names
+        report.comparisons.append(
+            partial(changed_initialisers, self.old, self.new, self.old_row, self.addr, names)
         )

@@ -5,15 +5,16 @@ unused. Each change is tried with the fixup arithmetic itself and taken back whe
 fit, so nothing here has a range of its own to get wrong.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture, Rewritten, Table
-from reloader.ids import I64, NO_ROW
+from reloader.ids import I64, NO_ROW, Bool
 from reloader.link.fixup import edge_values
 from reloader.link.graph import LinkGraph
-from reloader.link.grow import lookup
+from reloader.link.grow import lookup, some_edges
 from reloader.link.layout import fresh_blocks
 from reloader.link.passes.functions import content_fields
 
@@ -29,7 +30,7 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
     rows = _candidates(graph, arch)
     if not len(rows):
         return
-    field = content_fields(graph)[rows]
+    field = content_fields(graph, some_edges(edges, rows))
     plan = arch.plan_got(graph.content, field)
     entry = _entry_edges(graph, rows)
     weak_zero = graph.symbols.addr[edges.symbol[np.maximum(entry, 0)]] == 0
@@ -46,12 +47,16 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
 
 
 def _candidates(graph: LinkGraph, arch: Architecture) -> I64:
-    edges, kinds = graph.edges, arch.kinds
-    rows = np.flatnonzero(kinds["table"][edges.kind] == Table.GOT)
-    if not len(rows):
-        return rows
-    marked = np.char.endswith(kinds["name"], _RELAXABLE) & (kinds["table"] == Table.GOT)
-    return np.flatnonzero(marked[edges.kind] & edges.live & fresh_blocks(graph)[edges.block])
+    edges = graph.edges
+    rows = np.flatnonzero(_relaxable(arch)[edges.kind])
+    return rows[edges.live[rows] & fresh_blocks(graph)[edges.block[rows]]]
+
+
+@lru_cache
+def _relaxable(arch: Architecture) -> Bool:
+    """Return (k,) which kinds are loads and calls that may become direct."""
+    kinds = arch.kinds
+    return np.char.endswith(kinds["name"], _RELAXABLE) & (kinds["table"] == Table.GOT)
 
 
 def _entry_edges(graph: LinkGraph, rows: I64) -> I64:

@@ -24,7 +24,7 @@ from reloader.errors.linking import (
     MissingRow,
     UndefinedSymbolsError,
 )
-from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
 from reloader.link.passes.start_stop import joined_block
@@ -195,7 +195,19 @@ def _bind(graph: LinkGraph, rows: I32, found: Definitions, hit: Bool) -> None:
 def live_edges(graph: LinkGraph) -> Bool:
     """Return (e,) which edges are written: alive, in a block that is placed."""
     blocks, edges = graph.blocks, graph.edges
-    return edges.live & (blocks.live & ~blocks.same)[edges.block]
+    placed = blocks.live & ~blocks.same
+    if bool((placed | (blocks.region == Region.NONE)).all()):  # a first load: all have edges
+        return edges.live.copy()
+    return edges.live & placed[edges.block]
+
+
+def used_symbols(graph: LinkGraph) -> Bool:
+    """Return (n,) which symbols live edges refer to."""
+    used = np.zeros(len(graph.symbols.name), np.bool_)
+    live = live_edges(graph)
+    symbol = graph.edges.symbol
+    used[symbol if bool(live.all()) else symbol[live]] = True
+    return used
 
 
 def resolve(graph: LinkGraph, source: SymbolSource, lines: Lines = no_lines) -> None:
@@ -209,9 +221,7 @@ def resolve(graph: LinkGraph, source: SymbolSource, lines: Lines = no_lines) -> 
     Raises:
         UndefinedSymbolsError: Some names are defined nowhere; carries all of them.
     """
-    symbols = graph.symbols
-    used = np.zeros(len(symbols.name), np.bool_)
-    used[graph.edges.symbol[live_edges(graph)]] = True
+    symbols, used = graph.symbols, used_symbols(graph)
     rows = np.flatnonzero(used & (symbols.origin == Origin.UNDEFINED)).astype(np.int32)
     rows = rows[~_made_by_linker(graph, rows, first=True)]
     found = source.find(names_of(graph, rows))

@@ -49,6 +49,11 @@ def plan_startup(graph: LinkGraph, live: list[LiveObject | None], report: DataRe
             _look_at(graph, row, report)
 
 
+def has_startup(graph: LinkGraph) -> bool:
+    """Return whether an object has functions that initialise its variables."""
+    return bool(named_blocks(graph, _INIT).any())
+
+
 def _look_at(graph: LinkGraph, row: int, report: DataReport) -> None:
     """Decide about one function of a table."""
     symbols = graph.symbols

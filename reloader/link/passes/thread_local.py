@@ -14,6 +14,7 @@ from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
 from reloader.ids import I64, NO_ADDR, Bool
 from reloader.link.graph import LinkGraph, Origin
+from reloader.link.kinds import kind_columns
 from reloader.link.passes.functions import content_fields
 from reloader.link.passes.resolve import Lines, edge_place, live_edges, no_lines
 
@@ -34,11 +35,12 @@ def relax_thread_locals(graph: LinkGraph, arch: Architecture, lines: Lines = no_
         UnsupportedSymbolError: A sequence has a form that we do not know.
     """
     edges = graph.edges
-    table = arch.kinds["table"][edges.kind]
-    rows = np.flatnonzero(live_edges(graph) & one_of(table, _REWRITTEN))
+    rows = np.flatnonzero(one_of(kind_columns(arch).table, _REWRITTEN)[edges.kind])
+    rows = rows[live_edges(graph)[rows]] if len(rows) else rows
     if not len(rows):
         return
-    out = arch.rewrite_thread_local(graph.content, content_fields(graph)[rows], table[rows])
+    table = kind_columns(arch).table[edges.kind[rows]]
+    out = arch.rewrite_thread_local(graph.content, content_fields(graph)[rows], table)
     if not out.done.all():
         _refuse(graph, rows[~out.done], (_FORM, _FORM_REMEDY), lines)
     _kill_calls(graph, rows, out.void - content_fields(graph)[rows])

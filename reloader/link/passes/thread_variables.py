@@ -16,9 +16,9 @@ from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.data import LayoutRow, VariableRow
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.passes.data_report import DataReport, Problems
+from reloader.link.passes.data_report import DataReport, Kept, Problems
 from reloader.link.passes.pair_variables import Names, Variables, pair_variables, variables_of
-from reloader.link.passes.resolve import live_edges
+from reloader.link.passes.resolve import used_symbols
 from reloader.live.objects import LiveObject
 
 STT_TLS: Final = 6
@@ -70,6 +70,8 @@ def pair_thread_locals(
         DataLayoutError: Variables changed their size.
     """
     problems = Problems()
+    if not any(live) and not bool((graph.symbols.type == STT_TLS).any()):
+        return
     for row, before in enumerate(live):
         file = graph.objects[row]
         if len(thread_variables(file).name) or (
@@ -85,7 +87,7 @@ class _Pairs:
     def __init__(
         self, graph: LinkGraph, row: int, before: LiveObject | None, reinit: frozenset[str]
     ) -> None:
-        self.graph, self.before, self.reinit = graph, before, reinit
+        self.graph, self.row, self.before, self.reinit = graph, row, before, reinit
         self.file = graph.objects[row]
         self.new = thread_variables(self.file)
         self.rows = self.new.symbol + graph.first_symbol[row]
@@ -132,6 +134,7 @@ class _Pairs:
                 row = VariableRow(self.file.name, group.name, group.live, group.new)
                 problems.variables.append(row)
         report.removed += [old_names.shown(row) for row in pairing.removed.tolist()]
+        report.pairs.append(Kept(self.row, old_names, self.names, old_row))
         symbols = self.graph.symbols
         for new in np.flatnonzero(old_row >= 0).tolist():
             old = int(old_row[new])
@@ -145,7 +148,6 @@ class _Pairs:
                 problems.layouts.append(LayoutRow(self.file.name, name, *sizes))
             symbols.origin[self.rows[new]] = Origin.BOUND
             symbols.addr[self.rows[new]] = symbols.entry[self.rows[new]] = addr
-            report.kept.append(name)
             if initial(before.file, past, old) != initial(self.file, self.new, new):
                 report.thread_initialiser_changed.append(name)
         return old_row
@@ -208,8 +210,7 @@ def _wanting(graph: LinkGraph) -> ThreadPieces:
     unplaced = _unplaced(graph)
     if not unplaced.any():
         return NO_PIECES
-    used = np.zeros(len(symbols.name), np.bool_)
-    used[graph.edges.symbol[live_edges(graph)]] = True
+    used = used_symbols(graph)
     placed = {symbols.name[row] for row in np.flatnonzero(unplaced & used).tolist()}
     rows: list[tuple[int, int, int, int]] = []
     for owner, file in enumerate(graph.objects):

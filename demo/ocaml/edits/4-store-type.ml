@@ -1,0 +1,24 @@
+type guest = { name : string; mutable visits : float }
+
+let guests : (string, guest) Hashtbl.t = Hashtbl.create 16
+
+let known name =
+  match Hashtbl.find_opt guests name with
+  | Some guest -> guest
+  | None ->
+      let guest = { name; visits = 0. } in
+      Hashtbl.replace guests name guest;
+      guest
+
+let greet name =
+  let guest = known name in
+  guest.visits <- guest.visits +. 1.;
+  guest
+
+let name guest = guest.name
+
+let today = ref 0
+
+let summary guest =
+  incr today;
+  Printf.sprintf "visit %.0f, %d since the reload" guest.visits !today

@@ -1,0 +1,1 @@
+let home guest = Printf.sprintf "hello %s, %s" (Store.name guest) (Store.summary guest)

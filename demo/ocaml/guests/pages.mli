@@ -1,0 +1,1 @@
+val home : Store.guest -> string

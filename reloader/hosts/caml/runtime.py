@@ -1,0 +1,229 @@
+"""Runtime: the OCaml runtime of a live program, entered by the agent at safe points."""
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from reloader.errors.live import AgentCommandError
+from reloader.errors.ocaml import (
+    BusyRuntimeError,
+    HookError,
+    InitialiserError,
+    PlaceMissingError,
+    RuntimeSymbolError,
+)
+from reloader.hosts.caml.script import Place, Script
+from reloader.ids import U8, U64, Region
+from reloader.live.channel import FAILED
+from reloader.live.process import Process
+from stubs import layout
+
+__all__ = ["Pair", "Place", "Retired", "RunResult", "Runtime", "Script"]
+
+LIMIT_MS: Final = 10_000  # to reach a safe point
+PATIENCE_MS: Final = 30_000  # for one initialiser
+_SLACK: Final = 30.0  # seconds more that the agent may take for the work itself
+_HEADER: Final = 8  # words of the reply to a script
+_DONE, _GAVE_UP, _RAISED, _HOOK_RAISED, _NO_PLACE = range(5)
+_THREAD_LOCAL: Final = b"caml_state"
+RETIRED: Final = 0
+HOLDERS: Final = (
+    "nothing", "a block of the heap", "a module", "a stack", "a backtrace", "a root of C code",
+    "unknown to the runtime",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Code of one function before and after."""
+
+    old_code: int
+    new_code: int
+    arity: int
+    pointer: int  # address of the word that holds `new_code`
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a script did."""
+
+    # one a row of its `pair` operations; None: not two closed functions of equal arity
+    pairs: list[Pair | None]
+    forwarded: int  # pointers that were led to kept values
+    wait_us: int
+    inside_us: int  # how long the program's OCaml part stood still
+    by_thread: bool  # the program was blocked, and its runtime borrowed
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """What became of one unit that was to be retired."""
+
+    kind: int  # RETIRED, or row of HOLDERS
+    holder: int  # address of the block or root that holds it
+    word: int  # what it holds: an address in the unit
+
+    @property
+    def gone(self) -> bool:
+        """Whether the runtime has forgotten it."""
+        return self.kind == RETIRED
+
+
+Find = Callable[[Sequence[bytes]], U64]
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The runtime of one process."""
+
+    process: Process
+    mode: int  # 4 or 6, one more where systhreads is in use
+    limit_ms: int = LIMIT_MS
+    patience_ms: int = PATIENCE_MS
+    _token: int = field(default=0)
+
+    @classmethod
+    def attach(cls, process: Process, find: Find | None = None, hint: int = 0) -> "Runtime":
+        """Prepare the agent; may be repeated.
+
+        Args:
+            process: The live program.
+            find: Gives the address of each of `layout.CAML_SYMBOLS`, 0 if there is none; the
+                thread-local one's offset from the thread pointer.
+            hint: 1 if the program is known to be inside of a blocking section since an earlier
+                call, 2 if outside of one.
+
+        Raises:
+            RuntimeSymbolError: A part of the runtime is not there.
+        """
+        names = layout.CAML_SYMBOLS
+        addresses = find(names) if find else dynamic_addresses(process)
+
+        def answer(result: int, error: int, reply: U8) -> int:
+            if result != FAILED:
+                return result
+            if error == errno.ENOSYS:
+                missing = names[int(reply[:8].view(np.uint64)[0])]
+                raise RuntimeSymbolError(process.pid, missing.decode())
+            raise AgentCommandError(process.pid, "entering of the OCaml runtime", error)
+
+        arguments = (len(names), hint)
+        mode = process.channel.exchange(
+            layout.OP_OCAML_ATTACH, arguments, addresses, answer, _SLACK
+        )
+        return cls(process, mode)
+
+    @property
+    def domains(self) -> bool:
+        """Whether it is a 5.x runtime."""
+        return self.mode >= 6
+
+    @property
+    def token(self) -> int:
+        """Number of the last script that was executed to its end, by any daemon."""
+        return self.process.channel.field("caml_token")
+
+    def run(self, script: Script, *, token: int = 0, globals_needed: int = 0) -> RunResult:
+        """Execute a script at one safe point.
+
+        Args:
+            script: What to do.
+            token: Its number, for a later daemon to know that it was executed.
+            globals_needed: How many of the executable's units must have been initialised.
+
+        Raises:
+            BusyRuntimeError: The safe point was not reached.
+            InitialiserError: One raised; everything was undone.
+            HookError: A function of the configuration raised; everything was undone.
+            PlaceMissingError: A module has not the shape that its unit says.
+        """
+        words = script.array()
+        arena = self.process.arena
+        held = None
+        if words.nbytes > layout.TEXT_SIZE:
+            held = arena.allocate(Region.RODATA, words.nbytes)
+            arena.view(held.addr, words.nbytes).view(np.uint64)[:] = words
+        arguments = (
+            self.limit_ms, len(words), token, held.addr if held else 0, self.patience_ms,
+            globals_needed,
+        )  # fmt: skip
+
+        def answer(result: int, error: int, reply: U8) -> RunResult:
+            if result == FAILED:
+                raise AgentCommandError(self.process.pid, "OCaml script", error)
+            return self._result(script, result, reply)
+
+        try:
+            return self.process.channel.exchange(
+                layout.OP_OCAML_RUN, arguments, words[:0] if held else words, answer,
+                self.limit_ms / 1e3 + script.calls() * self.patience_ms / 1e3 + _SLACK,
+            )  # fmt: skip
+        finally:
+            if held:
+                arena.free(held)
+
+    def retire(self, code_begins: Sequence[int]) -> list[Retired]:
+        """Let the runtime forget units that nothing reaches, as far as it can know.
+
+        Args:
+            code_begins: Where the code of each begins.
+
+        Raises:
+            BusyRuntimeError: The safe point was not reached; nothing was retired.
+        """
+
+        def answer(result: int, error: int, reply: U8) -> list[Retired]:
+            if result == FAILED and error == errno.EAGAIN:
+                raise BusyRuntimeError(self.process.pid, self.limit_ms, "retiring old units")
+            if result == FAILED:
+                raise AgentCommandError(self.process.pid, "retirement of OCaml units", error)
+            rows = reply[: 24 * len(code_begins)].view(np.uint64).reshape(-1, 3).tolist()
+            return [Retired(*row) for row in rows]
+
+        words = np.array(code_begins, np.uint64)
+        arguments = (self.limit_ms, len(words))
+        timeout = self.limit_ms / 1e3 + _SLACK
+        return self.process.channel.exchange(
+            layout.OP_OCAML_RETIRE, arguments, words, answer, timeout
+        )
+
+    def _result(self, script: Script, result: int, reply: U8) -> RunResult:
+        header = reply[: _HEADER * 8].view(np.uint64).tolist()
+        owner = script.owner.get(header[0], "")
+        if result == _GAVE_UP:
+            raise BusyRuntimeError(self.process.pid, self.limit_ms, "the reload")
+        if result == _NO_PLACE:
+            raise PlaceMissingError(owner, header[4])
+        if result != _DONE:
+            start = layout.CAML_TEXT_OFFSET - layout.REPLY_OFFSET
+            text = reply[start : start + header[2]].tobytes().decode("utf-8", "replace")
+            exception, *backtrace = text.splitlines() or [""]
+            error = InitialiserError if result == _RAISED else HookError
+            raise error(owner, exception, backtrace, header[4])
+        rows = reply[_HEADER * 8 :][: header[1] * 8].view(np.uint64).reshape(-1, 4)
+        channel = self.process.channel
+        return RunResult(
+            [_pair(row) for row in rows.tolist()],
+            header[3],
+            channel.field("caml_wait_us"),
+            channel.field("caml_inside_us"),
+            channel.field("caml_reached_by") == 2,
+        )
+
+
+def _pair(row: Sequence[int]) -> Pair | None:
+    old, new, arity, pointer = row
+    return Pair(old, new, arity - (arity >> 63 << 64), pointer) if old else None
+
+
+def dynamic_addresses(process: Process) -> U64:
+    """Return what the dynamic linker knows of the runtime's symbols."""
+    names = layout.CAML_SYMBOLS
+    found = process.resolve(names)
+    row = names.index(_THREAD_LOCAL)
+    if found[row]:
+        found[row] = process.thread_offsets([_THREAD_LOCAL])[0]
+    return found

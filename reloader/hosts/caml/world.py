@@ -1,0 +1,98 @@
+"""World: what the user's compiler wrote down about the units of one program."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reloader.config import OcamlConfig
+from reloader.elf.image import Image
+from reloader.elf.object import ObjectFile
+from reloader.errors.ocaml import FlambdaError, UnfitUnitError
+from reloader.hosts.caml.changed_types import Names
+from reloader.hosts.caml.compatible import (
+    is_original,
+    refuse_incompatible,
+    refuse_other_compiler,
+)
+from reloader.hosts.caml.compiler import find_compiler
+from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
+from reloader.hosts.caml.inspector import Inspector, find_unit_files
+from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
+from reloader.hosts.caml.units import UnitInfo
+
+
+class World:
+    """Every unit's description, asked for once a version."""
+
+    def __init__(
+        self, inspector: Inspector, linked: dict[str, ProgramUnit], policy: Policy
+    ) -> None:
+        """Begin knowing only what the executable was linked from."""
+        self.inspector = inspector
+        self.linked = linked
+        self.policy = policy
+        self.live: dict[str, UnitInfo] = {}  # by the unit's name
+        self._infos: dict[str, UnitInfo] = {}  # by the object's digest
+        self._changed: Names = frozenset()  # types that the transaction at hand changes
+
+    def info(self, file: ObjectFile) -> UnitInfo:
+        """Return what a unit's compiled files say; they belong to this version of its object.
+
+        Raises:
+            ReloaderError: They are missing or cannot be read.
+        """
+        if file.digest not in self._infos:
+            files = find_unit_files(Path(file.path), file.member)
+            self._infos[file.digest] = self.inspector.unit(files)
+        return self._infos[file.digest]
+
+    def original(self, file: ObjectFile) -> UnitInfo:
+        """Return the description of a unit that the executable was linked with.
+
+        Raises:
+            ReloaderError: Its compiled files are missing, or those of another version.
+        """
+        info = self.info(file)
+        if not is_original(info, self.linked):
+            del self._infos[file.digest]
+            raise UnfitUnitError(file.name, info.shown)
+        self.live[info.name] = info
+        return info
+
+    def adopt(self, file: ObjectFile) -> None:
+        """Take note that a version is live."""
+        info = self.info(file)
+        self.live[info.name] = info
+
+    def examine(self, files: Sequence[ObjectFile]) -> list[UnitInfo]:
+        """Return the description of new versions.
+
+        Raises:
+            ReloaderError: They do not fit what is live.
+        """
+        infos = [self.info(file) for file in files]
+        self._changed = refuse_incompatible(infos, self.live, self.linked)
+        return infos
+
+    def state(self, before: UnitInfo, info: UnitInfo, sizes: Sizes) -> StatePlan:
+        """Return which fields keep their value.
+
+        Raises:
+            ReloaderError: A value that must be kept changed its type.
+        """
+        return plan_state(before, info, self.policy, self._changed, sizes)
+
+
+def open_world(image: Image, config: OcamlConfig) -> World:
+    """Return what is known of a program's units before any is looked at.
+
+    Raises:
+        ReloaderError: The compiler is not there, or not one that this works with.
+    """
+    linked = read_program_units(image)
+    compiler = find_compiler(config.compiler)
+    if compiler.flambda:
+        raise FlambdaError(compiler.version, compiler.where)
+    inspector = Inspector(compiler)
+    refuse_other_compiler(inspector, linked, image.path)
+    policy = Policy(frozenset(config.keep), frozenset(config.reset))
+    return World(inspector, linked, policy)

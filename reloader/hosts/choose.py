@@ -1,0 +1,55 @@
+"""Which language a program is of: the symbols of its executable tell."""
+
+from reloader.config import OcamlConfig
+from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
+from reloader.hosts.caml.globals_map import SYMBOL
+from reloader.hosts.caml.unit_object import is_unit
+from reloader.hosts.caml.world import open_world
+from reloader.hosts.ocaml import Ocaml, enter_runtime
+from reloader.link.graph import LinkGraph
+from reloader.live.host import Host, Plain
+from reloader.live.program import Program
+
+
+class Unready(Plain):
+    """An OCaml program whose units cannot be replaced; its C objects can."""
+
+    name = "OCaml"
+
+    def __init__(self, reason: ReloaderError) -> None:
+        """Keep the reason for whoever tries."""
+        self.reason = reason
+
+    def whole(self, file: ObjectFile) -> bool:
+        """Say so of units: they are none of C's."""
+        return is_unit(file)
+
+    def isolate(self, graph: LinkGraph) -> None:
+        """Refuse units.
+
+        Raises:
+            ReloaderError: There is one.
+        """
+        if any(is_unit(file) for file in graph.objects):
+            raise self.reason
+
+
+def choose_host(program: Program, config: OcamlConfig) -> tuple[Host, list[str]]:
+    """Return what decides for a program's language, and what the user should know.
+
+    Args:
+        program: Its objects are matched.
+        config: What the project says of OCaml.
+    """
+    image = program.image
+    if SYMBOL not in image.symtab.name and SYMBOL not in image.dynsym.name:
+        return Plain(), []
+    if not any(is_unit(live.file) for live in program.objects.values()):
+        return Plain(), []
+    try:
+        world = open_world(image, config)
+        host = Ocaml(program, enter_runtime(program, config), world)
+    except ReloaderError as error:
+        return Unready(error), [f"OCaml units cannot be reloaded: {error}"]
+    return host, host.notes

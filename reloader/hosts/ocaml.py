@@ -1,0 +1,268 @@
+"""OCaml: a unit's new version is initialised beside the old one, then its values take its place.
+
+A unit is replaced as a whole. Its new version is linked with everything its own, registered with
+the runtime and initialised at a safe point; then the exported fields of its module block are
+stored into the block that other units know (`caml_modify`), and state that is kept is carried
+over. Closed functions that somebody captured long ago are reached as well: see `forwarding`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+import numpy as np
+
+from reloader.config import OcamlConfig
+from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
+from reloader.hosts.caml import forwarding
+from reloader.hosts.caml.closures import Closure, closure_at, value_at
+from reloader.hosts.caml.order import initialisation_order
+from reloader.hosts.caml.runtime import Pair, Runtime
+from reloader.hosts.caml.script import Move, Place, Script
+from reloader.hosts.caml.state import Sizes, StatePlan
+from reloader.hosts.caml.transaction import Change, Details, Face, Unit
+from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
+from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
+from reloader.hosts.caml.world import World
+from reloader.ids import U64
+from reloader.link.graph import LinkGraph
+from reloader.live.host import HostPlan, Linked
+from reloader.live.objects import LiveObject
+from reloader.live.process import Process
+from reloader.live.program import Key, Program
+from reloader.live.target import Allocation
+
+STB_LOCAL: Final = 0
+WORD: Final = 8
+
+
+class Ocaml:
+    """The OCaml part of one program; implements `live.host.Host`."""
+
+    name = "OCaml"
+
+    def __init__(self, program: Program, runtime: Runtime, world: World) -> None:
+        """Take over a program whose runtime was found.
+
+        Args:
+            program: Its objects are live already.
+            runtime: The runtime inside it.
+            world: What the compiler wrote down about units.
+        """
+        self.program = program
+        self.runtime = runtime
+        self.world = world
+        self.units: dict[Key, Unit] = {}
+        self.unfit: dict[Key, ReloaderError] = {}  # live, but nothing tells what they are
+        self.notes: list[str] = []
+        self._objects: dict[str, UnitObject | None] = {}  # by digest
+        for key, live in program.objects.items():
+            self.know(key, live)
+
+    def know(self, key: Key, live: LiveObject) -> None:
+        """Find out about an object that the executable was linked with."""
+        unit = self.object_of(live.file)
+        if unit is None:
+            return
+        try:
+            info = self.world.original(live.file)
+        except ReloaderError as error:
+            self.unfit[key] = error
+            self.notes.append(str(error))
+        else:
+            block = int(live.symbol_addr[unit.rows.block])
+            self.units[key] = Unit(key, unit, info, block, [Face(block, info.exported())])
+
+    def object_of(self, file: ObjectFile) -> UnitObject | None:
+        """Return an object as a unit, None for others."""
+        if file.digest not in self._objects:
+            self._objects[file.digest] = read_unit(file)
+        return self._objects[file.digest]
+
+    def whole(self, file: ObjectFile) -> bool:
+        """Units are replaced as a whole: their data is made anew by their initialiser."""
+        return self.object_of(file) is not None
+
+    def isolate(self, graph: LinkGraph) -> None:
+        """Let units refer to themselves directly, and to each other by the blocks they know.
+
+        Raises:
+            ReloaderError: A unit does not fit the program.
+        """
+        rows = [row for row, file in enumerate(graph.objects) if self.whole(file)]
+        if not rows:
+            return
+        symbols = graph.symbols
+        files = [graph.objects[row] for row in rows]
+        for file in files:
+            if file.key in self.unfit:
+                raise self.unfit[file.key]
+        infos = self.world.examine(files)
+        for row, file, info in zip(rows, files, infos, strict=True):
+            own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
+            symbols.reloadable[own] = False
+            unit, before = cast("UnitObject", self.object_of(file)), self.units.get(file.key)
+            if before is not None and not grows(before, info):
+                symbols.binding[own.start + unit.rows.block] = STB_LOCAL
+
+    def prepare(self, linked: Linked) -> HostPlan:
+        """Say what becomes of each unit's fields, and take slots for captured functions."""
+        graph = linked.graph
+        rows = [row for row, file in enumerate(graph.objects) if self.whole(file)]
+        if not rows:
+            return HostPlan()
+        files = [graph.objects[row] for row in rows]
+        units = [cast("UnitObject", self.object_of(file)) for file in files]
+        order = initialisation_order(files, [unit.symbol for unit in units])
+        changes = [self.change(graph, rows[at], files[at], units[at]) for at in order]
+        plan = HostPlan(details=Details(changes))
+        slots = forwarding.take_original_slots(self.program, changes)
+        forwarding.plan_jumps(self.program, slots, plan)
+        return plan
+
+    def change(
+        self, graph: LinkGraph, row: int, file: ObjectFile, unit: UnitObject
+    ) -> Change:
+        """Return what a transaction does to one unit."""
+        info, before = self.world.info(file), self.units.get(file.key)
+        state = StatePlan.empty()
+        if before:
+            sizes = Sizes(before.object.block_size, unit.block_size)
+            state = self.world.state(before.info, info, sizes)
+        place = place_of(graph, row, unit)
+        functions = pairs(before.info if before else None, info)
+        return Change(file, unit, info, before, place, state, functions)
+
+    def version(self, live: LiveObject) -> LiveObject:
+        """Let others know a unit by the block that every swap stores into."""
+        unit, known = self.object_of(live.file), self.units.get(live.file.key)
+        if unit is None or known is None or grows(known, self.world.info(live.file)):
+            return live
+        addr = live.symbol_addr.copy()
+        addr[unit.rows.block] = known.faces[-1].block
+        return replace(live, symbol_addr=addr)
+
+    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
+        """Initialise new units and swap them in, at one safe point.
+
+        Raises:
+            ReloaderError: Nothing was changed.
+        """
+        if plan.details is None:
+            return
+        changes = cast("Details", plan.details).changes
+        done = self.runtime.run(script_of(changes), token=generation)
+        plan.stop_us += done.inside_us
+        found = iter(done.pairs)
+        for change in changes:
+            rows = [next(found) if old else None for old, _ in change.functions]
+            self.forward(change, rows)
+            plan.functions += [f"{change.info.shown}.{new.path}" for _, new in change.functions]
+            plan.notes += change.state.notes()
+        forwarding.jump(self.program, plan)
+
+    def forward(self, change: Change, rows: Sequence[Pair | None]) -> None:
+        """Give each closed function of a new version its slot, and let the slot lead to it."""
+        read, block = self.program.target.read, change.place.block
+        values: list[forwarding.Value] = []
+        for (_, new), pair in zip(change.functions, rows, strict=True):
+            if pair is not None:
+                closure = Closure(pair.new_code, pair.arity, pair.pointer)
+            else:
+                closure = closure_at(read, value_at(read, block, new.chain))
+            if closure is not None:
+                values.append(forwarding.Value(new, closure))
+        change.slots = forwarding.lead(self.program, change.file.key, values)
+
+    def adopt(self, plan: HostPlan) -> None:
+        """Take note of the units that are live now."""
+        if plan.details is None:
+            return
+        for change in cast("Details", plan.details).changes:
+            before, place = change.before, change.place
+            faces = list(before.faces) if before else []
+            if before is None or grows(before, change.info):
+                faces.append(Face(place.block, change.info.exported()))
+            self.units[change.file.key] = Unit(
+                change.file.key, change.object, change.info, place.block, faces,
+                place.code_begin, change.slots,
+            )  # fmt: skip
+            self.world.adopt(change.file)
+
+    def roots(self) -> Sequence[int]:
+        """Return the blocks that others know units by."""
+        return [face.block for unit in self.units.values() for face in unit.faces]
+
+    def slots(self) -> set[int]:
+        """Return the slots of functions of live units."""
+        return set[int]().union(*(unit.slots for unit in self.units.values()))
+
+    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
+        """Return what makes the runtime forget a superseded unit, if nothing reaches it."""
+        raise NotImplementedError
+
+
+def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
+    """Return the runtime of a program.
+
+    Raises:
+        ReloaderError: A part of it is not there.
+    """
+
+    def find(names: Sequence[bytes]) -> U64:
+        known = program.index.find(names)
+        return np.where(known.found, known.addr, np.uint64(0)).astype(np.uint64)
+
+    runtime = Runtime.attach(cast("Process", program.target), find)
+    runtime.limit_ms = round(config.limit_s * 1e3)
+    return runtime
+
+
+def grows(before: Unit, info: UnitInfo) -> bool:
+    """Return whether a unit exports what no block that others know has room for."""
+    return before.info.interface_crc != info.interface_crc
+
+
+def pairs(before: UnitInfo | None, info: UnitInfo) -> list[tuple[Slot | None, Slot]]:
+    """Return the function fields of a unit, each with the one it continues."""
+    known = {slot.path: slot for slot in before.slots} if before else {}
+    found: list[tuple[Slot | None, Slot]] = []
+    for slot in info.slots:
+        if slot.kind == FUNCTION:
+            old = known.get(slot.path)
+            same = old is not None and old.kind == FUNCTION and old.type == slot.type
+            found.append((old if same else None, slot))
+    return found
+
+
+def script_of(changes: Sequence[Change]) -> Script:
+    """Return what the agent does for a transaction, in order."""
+    script = Script()
+    for change in changes:
+        script.register(change.info.shown, change.place)
+    for change in changes:
+        name, block, before = change.info.shown, change.place.block, change.before
+        script.initialise(name, change.place.entry)
+        if before is None:
+            continue
+        kept = ((old.chain, new.chain) for old, new in change.state.pairs)
+        script.keep(name, moves(before.block, block, kept))
+        both = ((old.chain, new.chain) for old, new in change.functions if old)
+        script.pair(name, moves(before.block, block, both))
+        script.swap(name, [move for face in before.faces for move in swaps(face, change)])
+    return script
+
+
+def moves(
+    old: int, new: int, chains: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> list[Move]:
+    """Return places of two blocks, each chain from its block."""
+    return [(Place(old, before), Place(new, after)) for before, after in chains]
+
+
+def swaps(face: Face, change: Change) -> list[Move]:
+    """Return the fields of a block that get new values: those that still mean the same."""
+    now = {slot.path: slot for slot in change.info.exported()}
+    both = ((old.chain, now[old.path].chain) for old in face.slots if old.path in now)
+    return moves(face.block, change.place.block, both)

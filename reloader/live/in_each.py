@@ -1,0 +1,46 @@
+"""Doing something once in every process of a family, those that are forked meanwhile included.
+
+A child that is forked after its parent was done has what was done, in its copy of the memory.
+One that is forked before has nothing, and one that is forked in the middle has half of it,
+without the thread that was at it. Nobody outside can tell which, so each process says it
+itself: a word of the agent's, private and thus copied by fork, is set before and after.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from reloader.errors.live import TargetGoneError
+from reloader.ids import Generation
+from reloader.live.ending import must_run
+from reloader.live.target import Target
+
+Action = Callable[[Target], None]
+
+
+def in_each(target: Target, generation: Generation, action: Action, afresh: Action) -> None:
+    """Do something once in each process, until nobody is new.
+
+    Args:
+        target: The family.
+        generation: What it is done for; no other attempt has this number.
+        action: What is done; the process is one of the family, alone.
+        afresh: Called before it in a process that was forked while its parent was at it.
+
+    Raises:
+        TargetGoneError: The process that stands for all has ended. Another is forgotten.
+    """
+    begun, done = 2 * generation + 1, 2 * generation + 2
+    seen: set[int] = set()
+    while fresh := [member for member in target.members() if member.pid not in seen]:
+        for member in fresh:
+            seen.add(member.pid)
+            with suppress(TargetGoneError):
+                before = member.progress()
+                if before == done:
+                    continue
+                if before == begun:
+                    afresh(member)
+                member.set_progress(begun)
+                action(member)
+                member.set_progress(done)
+    must_run(target)

@@ -1,0 +1,309 @@
+/* Which units nothing reaches any more: a mark from all roots but their own, and their retirement.
+ *
+ * A unit is held by a pointer to its data or code from a live block, a root or a fiber's stack, also by a raw
+ * backtrace, whose slots are pointers with the lowest bit set, and by the keys of an ephemeron, which does not
+ * keep them alive but looks at their headers. Units that are held have their own roots marked then, since they
+ * may hold others. C stacks and registers are scanned by the daemon.
+ */
+#define _GNU_SOURCE
+#include "ocaml.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct candidate {
+  struct caml_unit *unit;
+  uint64_t kind, holder, word; /* kind 0: nothing reaches it so far */
+  uint32_t is_marked;          /* its own roots are marked */
+  caml_value first_root;
+};
+
+/* One mark at a time: roots come by callbacks, and those of 4.x carry no data. */
+static struct mark {
+  struct candidate *candidates;
+  uint64_t count;
+  uint64_t low, high; /* all candidates are between */
+  struct caml_map seen;
+  struct caml_list todo;
+  uint64_t kind, holder; /* of what is looked at */
+  uint64_t *domain;
+  caml_value *last_root;
+} mark;
+
+static struct candidate *owner(uint64_t word) {
+  if (word < mark.low || word >= mark.high) return NULL;
+  for (uint64_t i = 0; i < mark.count; i++) {
+    const struct caml_unit *unit = mark.candidates[i].unit;
+    if (!unit) continue;
+    if (word - unit->data_begin < unit->data_end - unit->data_begin) return &mark.candidates[i];
+    if (word - unit->code_begin < unit->code_end - unit->code_begin) return &mark.candidates[i];
+  }
+  return NULL;
+}
+
+static void look_at_word(uint64_t word, uint64_t kind, uint64_t holder) {
+  struct candidate *hit = owner(word);
+  if (!hit || hit->kind) return;
+  hit->kind = kind;
+  hit->holder = holder;
+  hit->word = word;
+}
+
+static void look_at(caml_value v, uint64_t kind, uint64_t holder) {
+  if (!CAML_IS_BLOCK(v)) {
+    look_at_word(v & ~3ull, RELOADER_CAML_BACKTRACE, holder); /* a frame's descriptor, or + 2 its debug information */
+    return;
+  }
+  look_at_word(v, kind, holder);
+  if (!v || !reloader_caml_is_value(v)) return;
+  if (CAML_TAG(v) == CAML_INFIX_TAG) v -= CAML_SIZE(v) * 8;
+  int is_new;
+  reloader_caml_map_add(&mark.seen, v, &is_new);
+  if (is_new) reloader_caml_push(&mark.todo, v);
+}
+
+/* Roots. */
+
+static int is_static(uint64_t addr) {
+  const struct reloader_region *data = &reloader_control->regions[RELOADER_DATA];
+  return (addr >= reloader_control->exe_start && addr < reloader_control->exe_end) || addr - data->addr < data->size;
+}
+
+static uint64_t root_kind(uint64_t root) {
+  const struct caml_fields *fields = reloader_caml.fields;
+  if (is_static(root)) return RELOADER_CAML_GLOBAL;
+  uint64_t here = (uint64_t)__builtin_frame_address(0);
+  if (reloader_caml.family == 4)
+    return root > here && root < mark.domain[fields->top_of_stack] ? RELOADER_CAML_STACK : RELOADER_CAML_C_ROOT;
+  const struct caml_stack *stack = (const struct caml_stack *)mark.domain[fields->current_stack];
+  return root > (uint64_t)stack && root < (uint64_t)stack->handler ? RELOADER_CAML_STACK : RELOADER_CAML_C_ROOT;
+}
+
+static void scan_fiber_words(const struct caml_stack *stack) {
+  for (; stack; stack = stack->handler->parent)
+    for (const uint64_t *word = stack->sp; word < (const uint64_t *)stack->handler; word++)
+      look_at_word(*word, RELOADER_CAML_STACK, (uint64_t)word);
+}
+
+/* Systhreads shows each thread by two roots, which lie at known places of its record. */
+static int is_thread(const caml_value *root) {
+  uint64_t distance = (uint64_t)root - (uint64_t)mark.last_root;
+  return reloader_caml_has_threads() && distance == reloader_caml.fields->thread_exception;
+}
+
+static void add_root(caml_value v, caml_value *root) {
+  look_at(v, root_kind((uint64_t)root), (uint64_t)root);
+  if (reloader_caml.family == 5 && is_thread(root))
+    scan_fiber_words(*(struct caml_stack **)((char *)root - reloader_caml.fields->thread_stack));
+  mark.last_root = root;
+}
+
+static void add_root_5(void *data, caml_value v, caml_value *root) {
+  (void)data;
+  add_root(v, root);
+}
+
+static void add_roots(uint64_t *domain) {
+  mark.domain = domain;
+  if (reloader_caml.family == 4) {
+    CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(add_root, 1);
+    return;
+  }
+  typedef void (*action)(void *, caml_value, caml_value *);
+  CAML(void, caml_do_roots, action, int, void *, uint64_t *, int)(add_root_5, 0, NULL, domain, 1);
+  scan_fiber_words((struct caml_stack *)domain[reloader_caml.fields->current_stack]);
+}
+
+/* Blocks. */
+
+static void scan_continuation(caml_value v) {
+  struct caml_stack *stack = (struct caml_stack *)(CAML_FIELD(v, 0) & ~1ull);
+  if (!stack) return; /* it was resumed */
+  typedef void (*action)(void *, caml_value, caml_value *);
+  CAML(void, caml_scan_stack, action, int, void *, void *, void *)(add_root_5, 0, NULL, stack, NULL);
+  scan_fiber_words(stack);
+}
+
+static void scan_block(caml_value v) {
+  uint64_t tag = CAML_TAG(v), size = CAML_SIZE(v), kind, i = 0;
+  kind = is_static(v) ? RELOADER_CAML_GLOBAL : RELOADER_CAML_HEAP_BLOCK;
+  if (tag == CAML_CONT_TAG && reloader_caml.family == 5) {
+    scan_continuation(v);
+    return;
+  }
+  if (tag == CAML_ABSTRACT_TAG || tag == CAML_CUSTOM_TAG) /* an ephemeron; C's own pointers */
+    for (; i < size; i++) look_at_word(CAML_FIELD(v, i), kind, v);
+  if (tag >= CAML_NO_SCAN_TAG) return;
+  if (tag == CAML_CLOSURE_TAG)
+    for (uint64_t end = CAML_ENVIRONMENT(CAML_FIELD(v, 1)); i < end; i++) look_at_word(CAML_FIELD(v, i), kind, v);
+  for (; i < size; i++) look_at(CAML_FIELD(v, i), kind, v);
+}
+
+static void drain(void) {
+  while (mark.todo.count) scan_block(mark.todo.words[--mark.todo.count]);
+}
+
+/* Roots of the candidates are hidden while others' are marked. */
+static void hide_roots(void) {
+  for (uint64_t i = 0; i < mark.count; i++) {
+    struct caml_unit *unit = mark.candidates[i].unit;
+    if (!unit || !unit->roots) continue;
+    mark.candidates[i].first_root = unit->roots[0];
+    unit->roots[0] = 0;
+  }
+}
+
+static void show_roots(void) {
+  for (uint64_t i = 0; i < mark.count; i++) {
+    struct caml_unit *unit = mark.candidates[i].unit;
+    if (unit && unit->roots) unit->roots[0] = mark.candidates[i].first_root;
+  }
+}
+
+/* Returns whether a candidate was found held of which we did not know it. */
+static int mark_held(void) {
+  int found = 0;
+  for (uint64_t i = 0; i < mark.count; i++) {
+    struct candidate *candidate = &mark.candidates[i];
+    if (!candidate->unit || !candidate->kind || candidate->is_marked) continue;
+    candidate->is_marked = found = 1;
+    const caml_value *root = (const caml_value *)candidate->unit->gc_roots;
+    for (; root && *root; root++) look_at(*root, RELOADER_CAML_GLOBAL, (uint64_t)root);
+  }
+  return found;
+}
+
+static void mark_all(void *unused) {
+  (void)unused;
+  hide_roots();
+  if (reloader_caml.family == 4) {
+    add_roots(reloader_caml_domain());
+  } else {
+    reloader_caml_each_domain(add_roots);
+    CAML(void, caml_scan_global_roots, void (*)(void *, caml_value, caml_value *), void *)(add_root_5, NULL);
+  }
+  do drain();
+  while (mark_held());
+  show_roots();
+}
+
+/* Backtraces that nobody has asked for yet would be read from a retired unit's frametable. */
+
+static void cut_backtrace(uint64_t *buffer, uint64_t *count) {
+  uint64_t kept = 0, all = *(uint32_t *)count;
+  for (uint64_t i = 0; buffer && i < all; i++) {
+    const struct candidate *hit = owner(buffer[i] & ~3ull);
+    if (!hit || hit->kind) buffer[kept++] = buffer[i];
+  }
+  if (buffer) *(uint32_t *)count = (uint32_t)kept;
+}
+
+static void cut_thread_backtrace(caml_value *root) {
+  if (is_thread(root)) {
+    uint64_t at = (uint64_t)root;
+    cut_backtrace(*(uint64_t **)(at - reloader_caml.fields->thread_buffer), (uint64_t *)(at - reloader_caml.fields->thread_pos));
+  }
+  mark.last_root = root;
+}
+
+static void cut_root_4(caml_value v, caml_value *root) {
+  (void)v;
+  cut_thread_backtrace(root);
+}
+
+static void cut_root_5(void *data, caml_value v, caml_value *root) {
+  (void)data, (void)v;
+  cut_thread_backtrace(root);
+}
+
+static void cut_domain(uint64_t *domain) {
+  const struct caml_fields *fields = reloader_caml.fields;
+  cut_backtrace((uint64_t *)domain[fields->backtrace_buffer], &domain[fields->backtrace_pos]);
+  if (!reloader_caml_has_threads()) return;
+  if (reloader_caml.family == 4)
+    CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(cut_root_4, 0);
+  else
+    CAML(void, caml_do_roots, void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *, int)(
+        cut_root_5, 0, NULL, domain, 0);
+}
+
+static void cut_backtraces(void *unused) {
+  (void)unused;
+  if (reloader_caml.family == 4)
+    cut_domain(reloader_caml_domain());
+  else
+    reloader_caml_each_domain(cut_domain);
+}
+
+static uint64_t retire_unheld(void) {
+  struct caml_unit **units = calloc(mark.count + 1, sizeof *units);
+  uint64_t count = 0, held = 0;
+  if (!units) return mark.count;
+  for (uint64_t i = 0; i < mark.count; i++) {
+    if (mark.candidates[i].unit && !mark.candidates[i].kind)
+      units[count++] = mark.candidates[i].unit;
+    else
+      held++;
+  }
+  if (count) {
+    /* 5.x: what the cycle under way has queued for marking may be garbage that points to them */
+    for (uint64_t i = 0; i < count && reloader_caml.family == 5; i++)
+      if (units[i]->roots) units[i]->roots[0] = 0;
+    if (reloader_caml.family == 5) CAML(void, caml_finish_major_cycle, int)(0);
+    reloader_caml_in_stop(cut_backtraces, NULL);
+    reloader_caml_unregister(units, count);
+  }
+  free(units);
+  return held;
+}
+
+static void take_candidates(const uint64_t *code_begins) {
+  mark.low = UINT64_MAX;
+  for (uint64_t i = 0; i < mark.count; i++) {
+    struct caml_unit *unit = reloader_caml_unit(code_begins[i]);
+    mark.candidates[i].unit = unit;
+    mark.candidates[i].kind = unit ? RELOADER_CAML_RETIRED : RELOADER_CAML_UNKNOWN;
+    if (!unit) continue;
+    if (unit->code_begin < mark.low) mark.low = unit->code_begin;
+    if (unit->data_begin < mark.low) mark.low = unit->data_begin;
+    if (unit->code_end > mark.high) mark.high = unit->code_end;
+    if (unit->data_end > mark.high) mark.high = unit->data_end;
+  }
+}
+
+/* Returns how many units stay. */
+uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t *reply) {
+  memset(&mark, 0, sizeof mark);
+  mark.candidates = calloc(count + 1, sizeof *mark.candidates);
+  if (!mark.candidates) return count;
+  mark.count = count;
+  take_candidates(code_begins);
+  reloader_caml_in_stop(mark_all, NULL);
+  reloader_caml_map_free(&mark.seen);
+  reloader_caml_list_free(&mark.todo);
+  uint64_t held = retire_unheld();
+  for (uint64_t i = 0; reply && i < count; i++) memcpy(&reply[3 * i], &mark.candidates[i].kind, 24);
+  free(mark.candidates);
+  return held;
+}
+
+struct retirement {
+  struct caml_work work;
+  const uint64_t *code_begins;
+  uint64_t count, *reply, held;
+};
+
+static void retire(struct caml_work *work) {
+  struct retirement *wish = (struct retirement *)work;
+  wish->held = reloader_caml_retire_now(wish->code_begins, wish->count, wish->reply);
+}
+
+/* args: limit, count. Returns how many stay, -1 if the moment was not reached. */
+uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply) {
+  struct retirement wish = {{retire, args[0], 0, 0}, text, args[1], reply, 0};
+  errno = reloader_caml.family && args[1] <= RELOADER_REPLY_SIZE / 24 ? EAGAIN : EINVAL;
+  if (errno == EINVAL || reloader_caml_run(&wish.work)) return (uint64_t)-1;
+  errno = 0;
+  return wish.held;
+}

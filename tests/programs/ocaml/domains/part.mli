@@ -1,0 +1,3 @@
+val first : int
+val second : int
+val work : int -> int

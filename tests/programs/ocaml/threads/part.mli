@@ -1,0 +1,3 @@
+val version : unit -> int
+val step : int -> int
+val steps : unit -> int

@@ -1,0 +1,7 @@
+let calls = ref 0
+
+let version () =
+  incr calls;
+  1
+
+let count () = !calls

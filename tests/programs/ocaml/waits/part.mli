@@ -1,0 +1,2 @@
+val version : unit -> int
+val count : unit -> int
