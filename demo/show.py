@@ -27,24 +27,6 @@ class DemoError(Exception):
     """Something that was promised did not happen."""
 
 
-@contextmanager
-def playing(program: Path, edits: Path, source: str) -> "Generator[Show]":
-    """Copy a program to a folder of its own and run it there; on failure show what was said."""
-    with tempfile.TemporaryDirectory(prefix="reloader-demo-") as place:
-        folder = Path(place) / program.name
-        shutil.copytree(program, folder)
-        show = Show(folder, edits, source)
-        try:
-            yield show
-        except (DemoError, subprocess.CalledProcessError) as error:
-            say(f"\nthe demo failed: {error}")
-            while not show.reports.empty():
-                say(f"  {show.reports.get()}")
-            raise
-        finally:
-            show.clean_up()
-
-
 class Show:
     """The program under the daemon, and what it says."""
 
@@ -146,6 +128,24 @@ class Show:
         if self.child.poll() is None:
             self.child.kill()
             self.child.wait()
+
+
+@contextmanager
+def playing(program: Path, edits: Path, source: str) -> Generator[Show]:
+    """Copy a program to a folder of its own and run it there; on failure show what was said."""
+    with tempfile.TemporaryDirectory(prefix="reloader-demo-") as place:
+        folder = Path(place) / program.name
+        shutil.copytree(program, folder)
+        show = Show(folder, edits, source)
+        try:
+            yield show
+        except (DemoError, subprocess.CalledProcessError) as error:
+            say(f"\nthe demo failed: {error}")
+            while not show.reports.empty():
+                say(f"  {show.reports.get()}")
+            raise
+        finally:
+            show.clean_up()
 
 
 def pump(stream: Any, lines: "queue.Queue[str]") -> None:  # noqa: ANN401 - a text stream

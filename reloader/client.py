@@ -128,7 +128,9 @@ class Client:
             watch=list(watch),
             source=list(source),
             cwd=str(Path.cwd()),
-            **modes,
+            consistent=modes.get("consistent"),
+            replay=modes.get("replay"),
+            replay_crashed=modes.get("replay_crashed"),
         )
 
     def spawn(self, fd: int, **params: object) -> SpawnAnswer:

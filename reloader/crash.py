@@ -1,7 +1,7 @@
 """Crashes of the program: recognised, placed in a generation, written down, told.
 
-The agent notes where a thread crashed; here it becomes a sentence. The function is the innermost
-one of ours that runs or has been called on that stack: a new function that hands rubbish to
+The agent notes where a thread crashed; here it becomes a sentence. The function is the
+innermost one of ours that runs or has called what runs: a new function that hands rubbish to
 `memcpy` is named, not `memcpy`. The words of the stack that look like return addresses are all
 there is to go by, so a function that had returned already can be meant.
 """

@@ -115,7 +115,9 @@ def reload(
         thread_local.initialise(program.target, plan.threads)
         constructors.choose(program, plan)
         constructors.run(program, plan, generation, undo)
-        agreement.migrate(program, plan.graph, plan.migrations)
+        if plan.migrations:  # they may tell somebody of the new storage
+            undo.callback(constructors.retain, program, plan, generation)
+            agreement.migrate(program, plan.graph, plan.migrations)
 
         clock.step("flip")
         thread_local.initialise(program.target, plan.threads)

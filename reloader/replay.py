@@ -176,10 +176,8 @@ def left_notes(left: list[ObjectVersion]) -> list[str]:
     if not left:
         return []
     names = enumerate_names(sorted(short(shown(version)) for version in left))
-    return [
-        f"{names}: the version that was live when the program crashed is not replayed"
-        " (--replay-crashed would)"
-    ]
+    text = f"{names}: the version that the program crashed in is not replayed"
+    return [f"{text} (--replay-crashed would)"]
 
 
 def shown(version: ObjectVersion) -> str:

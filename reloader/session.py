@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from reloader.config import Config, HooksConfig, OcamlConfig
+from reloader.config import Config, HooksConfig, OcamlConfig, load_config
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
@@ -105,7 +105,10 @@ class Session:
             process = inject(pid)
             undo.callback(process.close)
             wanted = read_wanted(patterns)
-            session = cls.open(process, store, wanted, how="attach", plugins=plugins)
+            config = load_config(root)
+            session = cls.open(
+                process, store, wanted, how="attach", plugins=plugins, ocaml=config.ocaml
+            )
             session.owns_store = True
             undo.pop_all()
         return session

@@ -52,18 +52,15 @@ class Crashes:
 
     def of(self, target: int) -> list[CrashRow]:
         """Return a target's crashes, oldest first."""
-        return self._db.rows(CrashRow, f"{_SELECT} WHERE target=? ORDER BY id", (target,))
+        return self._db.rows(CrashRow, _SELECT + " WHERE target=? ORDER BY id", (target,))
 
     def of_program(self, exe: str) -> list[CrashRow]:
         """Return the crashes of every run of an executable, oldest first."""
-        return self._db.rows(
-            CrashRow,
-            f"{_SELECT} WHERE target IN (SELECT id FROM targets WHERE exe=?) ORDER BY id",
-            (exe,),
-        )
+        return self._db.rows(CrashRow, _SELECT + _OF_PROGRAM, (exe,))
 
 
 _SELECT = (
     "SELECT target, generation, time, pid, signal, function, path, member, digest, line, text"
     " FROM crashes"
 )
+_OF_PROGRAM = " WHERE target IN (SELECT id FROM targets WHERE exe=?) ORDER BY id"

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 _SMALL: Final = 64 << 10  # bytes that go into the row
 
 # digests that must stay: of everything live now, and of what was linked and the newest
-# generations of every target that lives, and of the newest of each executable: a restart replays
-# it
+# generations of every target that lives, and of the newest of each executable: who starts it
+# again gets that
 _NOT_KEPT: Final = """
     SELECT digest, path, size FROM snapshots WHERE digest NOT IN (
     SELECT versions.digest FROM versions
       JOIN targets ON targets.id = versions.target
      WHERE versions.digest IS NOT NULL
-       AND (targets.ended IS NULL OR targets.id IN (SELECT max(id) FROM targets GROUP BY exe))
+       AND (targets.ended IS NULL
+        OR targets.id IN (SELECT max(id) FROM targets GROUP BY exe))
        AND (versions.generation = 0
         OR versions.generation > (SELECT coalesce(max(generation), 0) - ? FROM generations
                                    WHERE generations.target = versions.target))

@@ -113,7 +113,8 @@ def test_a_missing_function_is_named_and_nothing_changes(program: Program) -> No
         assert outcome.error == (
             "state changed its layout and is to be converted by convert ([migrate] in "
             "reloader.toml), but neither the new objects nor the program define convert. "
-            "Nothing was changed. Define it, not static: void convert(const void *old, void *fresh)."
+            "Nothing was changed. Define it, not static: "
+            "void convert(const void *old, void *fresh)."
         )
     assert program.ask(5) == 1102
 

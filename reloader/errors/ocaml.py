@@ -66,6 +66,19 @@ class InspectorBuildError(ReloaderError):
         )
 
 
+class GenericsError(ReloaderError):
+    """The compiler's functions for calls of many arguments could not be made ready."""
+
+    code = "ocaml-generics"
+
+    def __init__(self, version: str, output: str) -> None:
+        self.version, self.output = version, output
+        super().__init__(
+            f"OCaml {version}: its functions for calls of any number of arguments could not be "
+            f"made; 4.13's and 5.3's can. {UNTOUCHED} It said:\n{output.strip()}"
+        )
+
+
 class UnitUnreadableError(RefusedError):
     """A unit's compiled files could not be read."""
 

@@ -66,7 +66,13 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
 
 def joined(columns: Sequence[Any]) -> Any:  # noqa: ANN401  arrays of one type
     """Return several arrays as one; a single one is not copied."""
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+    if len(columns) == 1:
+        return columns[0]
+    record = columns[0].dtype
+    if record.names is None:
+        return np.concatenate(columns)
+    # for each pair of records numpy would work out anew what both are
+    return np.concatenate([column.view(np.uint8) for column in columns]).view(record)
 
 
 def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Blocks or Edges

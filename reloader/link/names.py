@@ -80,7 +80,8 @@ def _matching_few(names: tuple[bytes, ...], flags: bytes, pattern: bytes) -> I64
 
 def _matching(names: list[bytes], flags: U64, pattern: bytes) -> I64:
     plain = ((flags & _ALLOC) != 0) & ((flags & _EXECINSTR) == 0)
-    for row in np.flatnonzero((flags & _EXECINSTR) != 0).tolist():
-        plain[row] = names[row] in _RUN_ONCE
+    if any(name in names for name in _RUN_ONCE):
+        run_once = [row for row, name in enumerate(names) if name in _RUN_ONCE]
+        plain[run_once] = (flags[run_once] & _EXECINSTR) != 0
     rows = np.flatnonzero(plain)
     return rows[matching([names[row] for row in rows.tolist()], pattern)]

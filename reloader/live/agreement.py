@@ -125,7 +125,7 @@ def migrate(program: Program, graph: LinkGraph, migrations: Sequence[Migration])
     Raises:
         MigrationFailedError: A function threw an exception.
     """
-    bodies = body_addr(graph) if migrations else graph.symbols.addr
+    bodies = body_addr(graph)
     for item in migrations:
         if item.symbol != NO_ROW:  # its body: a stub may lead to an older version still
             function = int(bodies[item.symbol])

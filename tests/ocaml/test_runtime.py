@@ -129,9 +129,10 @@ def test_a_busy_program_that_is_entered_late_gets_new_code(
 
 
 def test_a_blocked_program_that_is_entered_late_gets_new_code_when_its_call_ends(
-    waits: tuple[Build, Path],
+    tmp_path: Path,
 ) -> None:
-    program, second = waits
+    program = build(compiler_of("4.13"), tmp_path, "waits")
+    second = version(program, "part", SECOND)
     with entered_late(program, "read") as live:
         swap = threading.Thread(target=live.swap, args=(second, [0, 1]))
         swap.start()

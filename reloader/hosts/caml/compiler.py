@@ -41,6 +41,7 @@ class Compiler:
     version: str
     where: str  # the standard library's folder
     flambda: bool
+    assembler: str  # command line that it assembles with
 
     def run(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         """Run it in a folder; what it prints is in `stdout`."""
@@ -67,6 +68,7 @@ def find_compiler(command: str = "") -> Compiler:
                 facts["version"],
                 facts["standard_library"],
                 facts.get("flambda") == "true",
+                facts.get("asm", "as"),
             )
         problem = done.stdout.strip()
     raise NoCompilerError([shlex.join(words) for words in candidates], problem)
@@ -86,7 +88,8 @@ def inspector_program(compiler: Compiler, cache: Path | None = None) -> Path:
         InspectorBuildError: It does not compile.
     """
     folder = cache or cache_folder()
-    program = folder / f"inspect-{compiler.version}-{_digest(compiler)}"
+    sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.ml"))]
+    program = folder / f"inspect-{compiler.version}-{compiler_digest(compiler, *sources)}"
     if not program.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _build(compiler, program)
@@ -100,13 +103,11 @@ def build_in(
     return compiler.run(folder, "-w", "-a", *words)
 
 
-def _digest(compiler: Compiler) -> str:
-    """Return a name for the compiler and our sources."""
+def compiler_digest(compiler: Compiler, *texts: str) -> str:
+    """Return a name for what is made by a compiler of some texts."""
     digest = hashlib.blake2b(digest_size=8)
-    for text in (compiler.version, compiler.where, *compiler.command):
+    for text in (compiler.version, compiler.where, *compiler.command, *texts):
         digest.update(text.encode() + b"\0")
-    for path in sorted(SOURCES.glob("*.ml")):
-        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
