@@ -16,7 +16,8 @@ setup:  ## virtual environment, locked dependencies, the agent (root: missing De
 agent: setup  ## compile what lives inside the target
 	@$(PYTHON) -m stubs.build
 
-demo: setup  ## the main job on screen: a running program is edited, its state goes on
+demo:  ## the main job on screen: running programs are edited, their state goes on
+	@tools/setup.sh --demo
 	@$(PYTHON) demo/run.py
 
 test:  ## all tests; `make test PYTEST_ARGS="tests/elf -x"` for some

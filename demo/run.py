@@ -1,4 +1,4 @@
-"""`make demo`: a program runs, its sources are edited, its behaviour changes, its state stays.
+"""`make demo`: programs run, their sources are edited, they behave anew, their state stays.
 
 Every claim that is printed is checked; the first that does not hold ends the demo with status
 1.
@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import guests
 from show import HERE, DemoError, Show, expect, playing, say
 
 
 def play(show: Show) -> None:
-    """The story."""
+    """The story of the C program."""
     show.report("beside orbit")
     show.tick(r"\[\.*[<>]\.*\] turns 2")
 
@@ -58,6 +59,8 @@ def play(show: Show) -> None:
 def main() -> int:
     """Play the demo; return the exit status."""
     try:
+        if guests.is_possible():
+            guests.run()
         with playing(HERE / "orbit", HERE / "edits", "*.c") as show:
             play(show)
     except (DemoError, subprocess.CalledProcessError):

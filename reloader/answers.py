@@ -116,6 +116,7 @@ class MemoryAnswer(TypedDict):
     rows: list[MemoryRowAnswer]
     live_size: int
     superseded_size: int
+    retained_size: int  # of these, kept so that a rollback only flips slots
     freed_size: int
 
 

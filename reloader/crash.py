@@ -66,7 +66,7 @@ def placed(session: Session, record: Any) -> CrashRow:  # noqa: ANN401 - a row o
         time=time.time(),
         pid=int(record["pid"]),
         signal=name,
-        function=spot.owner.name if spot and spot.owner else "",
+        function=function_of(spot),
         path=key[0],
         member=key[1],
         digest=digest,
@@ -79,13 +79,19 @@ def sentence(name: str, spot: Spot | None, line: str) -> str:
     """Return what people are told."""
     if spot is None:
         return f"the program crashed ({name}), not inside code that was reloaded"
-    function = spot.owner.name if spot.owner else "code"
+    function = function_of(spot) or "code"
     where = f"{function} ({line})" if line else function
     how = "in" if spot.runs else "in code called by"
     return (
         f"the program crashed ({name}) {how} {where}, generation {spot.generation}; when it is"
         " started again it gets the version of before (--replay-crashed: this one)"
     )
+
+
+def function_of(spot: Spot | None) -> str:
+    """Return the function as the source has it: compilers move parts to `draw.cold`."""
+    name = spot.owner.name if spot and spot.owner else ""
+    return name.partition(".")[0] or name
 
 
 def signal_name(number: int) -> str:

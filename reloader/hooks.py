@@ -110,11 +110,10 @@ class Hooks:
         )
         if thrown is not None:
             raise HookFailedError(hook, name, f"threw an exception ({thrown or 'unknown'})")
-        status = result & 0xFFFFFFFF
-        if status:
-            raise HookFailedError(
-                hook, name, f"returned {status - (status >> 31 << 32)}, not 0"
-            )
+        word = result & 0xFFFFFFFF
+        if word:
+            status = word - (word >> 31 << 32)
+            raise HookFailedError(hook, name, f"returned {status}, not 0")
 
 
 def environment(hook: str, occasion: Occasion) -> dict[str, str]:

@@ -21,7 +21,7 @@ from reloader.hooks import Hooks, Occasion
 from reloader.ids import Generation
 from reloader.link.passes.anew import Anew
 from reloader.link.passes.resolve import Lines, no_lines
-from reloader.live import agreement, commit, constructors, switch, thread_local, unwind
+from reloader.live import commit, constructors, switch, thread_local, unwind
 from reloader.live.adopt import adopt
 from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.linking import IN_PLACE, link_transaction
@@ -115,13 +115,11 @@ def reload(
         thread_local.initialise(program.target, plan.threads)
         constructors.choose(program, plan)
         constructors.run(program, plan, generation, undo)
-        if plan.migrations:  # they may tell somebody of the new storage
-            undo.callback(constructors.retain, program, plan, generation)
-            agreement.migrate(program, plan.graph, plan.migrations)
 
         clock.step("flip")
         thread_local.initialise(program.target, plan.threads)
-        stop = switch.flip_and_redirect(program, plan, options.together_s)
+        limit_s = options.together_s or plan.together_s
+        stop = switch.flip_and_redirect(program, plan, limit_s)
         program.host.switch(plan.graph, plan.host, generation)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code

@@ -84,10 +84,7 @@ def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) ->
     if not wanted:
         text = f"what was live in the last run is not replayed, as you wish: {names}"
         return Replayed([*notes, text])
-    outcome = reload_versions(session, todo)
-    if outcome.state == "live":
-        outcome.notes.append(f"replayed from the last run: {names}")
-    return Replayed(notes, outcome)
+    return Replayed(notes, reload_versions(session, todo))
 
 
 def reload_versions(session: "Session", versions: list[ObjectVersion]) -> Outcome:

@@ -88,7 +88,7 @@ def object_answer(row: ObjectRow) -> ObjectAnswer:
     }
 
 
-def memory_answer(rows: list[MemoryRow]) -> MemoryAnswer:
+def memory_answer(rows: list[MemoryRow], retained_size: int) -> MemoryAnswer:
     """Return the bytes that are held."""
     return {
         "rows": [
@@ -104,6 +104,7 @@ def memory_answer(rows: list[MemoryRow]) -> MemoryAnswer:
         ],
         "live_size": sum(row.live_size for row in rows),
         "superseded_size": sum(row.superseded_size for row in rows),
+        "retained_size": retained_size,
         "freed_size": sum(row.freed_size for row in rows),
     }
 

@@ -1,19 +1,26 @@
 """Superseded memory of one program: queued, proven unreachable, given back, and explained."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from reloader.errors.base import ReloaderError
 from reloader.ids import U64, Region, SlotId
 from reloader.live.frames import Holder
 from reloader.live.gone import gone_slots
+from reloader.live.host import Hold
 from reloader.live.ledger import Held
 from reloader.live.program import Key, Program
 from reloader.live.retire import Retirement, Retirer, RetireReport, holders
 from reloader.live.variables import name_of_address
 from reloader.plugins import Event, Plugins
 from state.store import Store
+
+_RELEASE_INTERVAL: Final = 1.0  # seconds between two times a runtime is asked to forget
+_RELEASE_SHARE: Final = 100.0  # and so many times as long as it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class Retiring:
         self.plugins = plugins
         self.problems: list[str] = []  # what plugins failed at, to be told to the user
         self.retirer = Retirer()
+        self.known = False  # whether a runtime has to forget some of it first
+        self.next_release = 0.0  # `time.monotonic()` from which it is asked to
+        self.holds: list[Hold] = []  # what it said the last time
+        self.retained_size = 0  # bytes of superseded memory that a rollback would flip back to
         self._marked: set[int] = set()  # what the state knows to be superseded
         self._gone_since: dict[int, int] = {}  # slot of a function that is gone -> generation
         self.collect()
@@ -50,10 +61,17 @@ class Retiring:
         if fresh:
             addrs = [row.allocation.addr for row in fresh]
             self.store.ledger.mark_superseded(self.target, addrs)
-        queued = {part.addr for row in self.retirer.waiting for part in row.allocations}
-        queued |= self.kept()
+        kept = self.kept()
+        sizes = [r.allocation.size for r in superseded if r.allocation.addr in kept]
+        self.retained_size = sum(sizes)
+        queued = {part.addr for row in self.retirer.waiting for part in row.allocations} | kept
+        self.known = False  # to a runtime, which has to forget it first
         for row in superseded:
-            if row.allocation.addr not in queued:
+            if row.allocation.addr in queued:
+                continue
+            if self.program.host.holds(row.allocation):
+                self.known = True
+            else:
                 self.retirer.add(self.retirement(row))
         return len(self.retirer.waiting)
 
@@ -61,13 +79,6 @@ class Retiring:
         """Return the start addresses of superseded memory that a rollback would flip back to."""
         roots = self.program.past.roots(self.program.target.arena.slots)
         return self.program.ledger.reached(roots) if len(roots) else set()
-
-    def kept_size(self) -> int:
-        """Return the bytes of it."""
-        kept = self.kept()
-        return sum(
-            row.allocation.size for row in self.superseded() if row.allocation.addr in kept
-        )
 
     def drop_gone_functions(self) -> None:
         """Let the code of functions that no live object has any more be superseded.
@@ -109,6 +120,7 @@ class Retiring:
             (place,),
             frozenset(row.references),
             tuple((stub, stub + size) for stub in stubs),
+            self.program.host.forgotten(place),
         )
 
     def superseded(self) -> list[Held]:
@@ -117,13 +129,30 @@ class Retiring:
 
     def due(self) -> float:
         """Return the `time.monotonic()` of the next attempt, infinite if nothing waits."""
-        return self.retirer.due()
+        return min(self.retirer.due(), self.next_release if self.known else np.inf)
 
     def attempt(self) -> RetireReport:
         """Try to give memory back."""
+        if self.known and self.next_release <= time.monotonic():
+            self.let_go()
         return self.retirer.attempt(
             self.program.target, self.named(), self.release, self.variable_at
         )
+
+    def let_go(self) -> None:
+        """Let the language's runtime forget what it can, and queue that.
+
+        Its pauses take at most a hundredth of the time.
+        """
+        began = time.monotonic()
+        memory = [row.allocation for row in self.superseded()]
+        try:
+            self.holds = self.program.host.let_go(memory)
+        except ReloaderError as error:
+            self.problems.append(f"old code stays for now: {error}")
+        took = time.monotonic() - began
+        self.next_release = time.monotonic() + max(_RELEASE_INTERVAL, _RELEASE_SHARE * took)
+        self.collect()
 
     def named(self) -> U64:
         """Return every address that tables of ours name: roots, and what they lead to."""

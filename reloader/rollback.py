@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from reloader.errors.base import ReloaderError
 from reloader.errors.session import NoSuchGenerationError
 from reloader.ids import Generation
+from reloader.live.agreement import agreement_of
 from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.returning import Return, plan_return, switch_back
 from reloader.outcome import Outcome
@@ -42,7 +43,7 @@ def rollback(session: "Session", generation: int | None) -> Outcome:
         return Outcome("unchanged", objects=names)
     undone = [number for number in kept if number > wanted]
     back = plan_return(session.program, undone)
-    if back is not None:
+    if back is not None and not types_differ(session, back):
         return flip_back(session, back, undone, began)
     try:
         objects = [
@@ -55,6 +56,12 @@ def rollback(session: "Session", generation: int | None) -> Outcome:
         with session.noting_state_errors(outcome):
             session.store.journal.mark_rolled_back(target, undone)
     return outcome
+
+
+def types_differ(session: "Session", back: Return) -> bool:
+    """Return whether earlier code has other types: then it is linked again, and compared."""
+    files = [live.file for live in back.objects.values()]
+    return agreement_of(session.program, files).differs
 
 
 def flip_back(session: "Session", back: Return, undone: list[int], began: float) -> Outcome:

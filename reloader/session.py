@@ -42,7 +42,7 @@ from reloader.reload import Options, reload
 from reloader.remap import remap
 from reloader.replay import linked_before
 from reloader.report import changed_names, data_notes
-from reloader.resuming import known_target, load_version, open_known
+from reloader.resuming import known_target, open_known
 from reloader.retiring import Retiring
 from reloader.rollback import rollback
 from reloader.sources import source_line
@@ -257,9 +257,9 @@ class Session:
 
     def version(self, version: ObjectVersion) -> ObjectFile:
         """Return an earlier version of an object."""
-        key = version.path, version.member
-        kept = self.program.cache.find(key, version.digest or "")
-        return kept or load_version(self.store, version)
+        data = self.store.snapshots.load(version.digest or "")
+        program = self.program
+        return program.cache.read(version.path, data, version.member, program.objects)
 
     def is_other(self, version: ObjectVersion) -> bool:
         """Return whether another version of this object is live."""

@@ -13,11 +13,7 @@ import numpy as np
 from reloader.answers import (
     CheckAnswer,
     EventKind,
-    FindingAnswer,
     HolderAnswer,
-    MemoryAnswer,
-    ObjectAnswer,
-    OwnerAnswer,
     ReloadAnswer,
     SpawnAnswer,
     TargetAnswer,
@@ -26,23 +22,15 @@ from reloader.attended import Attended
 from reloader.config import load_config
 from reloader.engine import Host, SpawnOptions, WatchOptions
 from reloader.errors.base import ReloaderError
-from reloader.errors.session import NotLoadedError, UnknownNameError, UnknownTargetError
 from reloader.host_program import begin_program, load_program
-from reloader.live.doctor import examine
 from reloader.live.inject import Adopted, adopt
 from reloader.live.inject import attach as inject
 from reloader.live.process import Process
-from reloader.outcome import short
-from reloader.owners import image_owner, owner_line
 from reloader.plugins import load_plugins
 from reloader.protocol import Event
+from reloader.questions import Questions
 from reloader.replies import (
-    finding_answer,
     holder_answers,
-    memory_answer,
-    object_answer,
-    owner_answer,
-    row_answer,
 )
 from reloader.session import Session
 from state.errors import StateError
@@ -51,7 +39,7 @@ from state.store import Store
 _LONGEST_WAIT = 3600.0  # seconds between looks at retirement when nothing waits
 
 
-class Sessions:
+class Sessions(Questions):
     """Implements `engine.Engine`."""
 
     def __init__(self, folder: Path, host: Host) -> None:
@@ -59,8 +47,7 @@ class Sessions:
         self.host = host
         self.config = load_config(folder)
         self.plugins = load_plugins(folder, self.config.plugins)
-        self.store = Store.open(folder / ".reloader")
-        self._programs: dict[int, Attended] = {}
+        super().__init__(Store.open(folder / ".reloader"), folder)
         self._numbers = 0
         self._wake = threading.Event()
         self._closing = False
@@ -275,110 +262,7 @@ class Sessions:
         pinned = session.retiring.why(self._key(session, name))
         return [answer for item in pinned for answer in holder_answers(item)]
 
-    def _key(self, session: Session, name: str) -> tuple[str, str]:
-        """Return the object that a user names by path, file name or `archive(member)`."""
-        path, _, member = name.rstrip(")").partition("(")
-        keys = session.known_objects()
-        full = str(self.host.folder / path)
-        found = [key for key in keys if key[1] == member and key[0] in {path, full}]
-        found = found or [key for key in keys if name in {short(key[0]), key[1]}]
-        found = found or [key for key in keys if f"{short(key[0])}({key[1]})" == name]
-        if len(found) != 1:
-            shown = sorted({f"{short(p)}({m})" if m else short(p) for p, m in keys})
-            near = [word for word in shown if name[:3] in word][:5]
-            raise NotLoadedError(name, near)
-        return found[0]
-
-    # questions
-
-    def targets(self) -> list[TargetAnswer]:
-        """Return the programs under the daemon."""
-        return [self._target_answer(attended) for attended in list(self._programs.values())]
-
-    def _target_answer(self, attended: Attended) -> TargetAnswer:
-        session = self._session(attended)
-        program = session.program
-        return {
-            "session": attended.number,
-            "pid": session.process.pid,
-            "processes": session.process.pids(),
-            "name": program.image.path.rsplit("/", 1)[-1],
-            "exe": program.image.path,
-            "build_id": program.image.build_id,
-            "generation": int(program.generation),
-            "objects": len(program.objects),
-            "held_size": sum(row.allocation.size for row in list(program.ledger.rows.values())),
-            "began": attended.began,
-            "notes": session.notes,
-        }
-
-    def objects(self, target: str | None) -> list[ObjectAnswer]:
-        """Return what is watched and loaded."""
-        return [object_answer(row) for row in self.store.query.objects(self._id(target))]
-
-    def history(self, target: str | None, limit: int) -> list[ReloadAnswer]:
-        """Return attempts, newest first."""
-        attended = self._find(target)
-        rows = self.store.query.history(self._session(attended).target, limit=limit)
-        return [row_answer(attended.number, row) for row in rows]
-
-    def generations(self, target: str | None) -> list[ReloadAnswer]:
-        """Return generations that became live, newest first."""
-        attended = self._find(target)
-        rows = self.store.query.generations(self._session(attended).target)
-        return [row_answer(attended.number, row) for row in rows]
-
-    def memory(self, target: str | None) -> MemoryAnswer:
-        """Return the bytes held, per object and generation."""
-        return memory_answer(self.store.query.memory(self._id(target)))
-
-    def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
-        """Return whom a name or an address belongs to, best first."""
-        session = self._session(self._find(target))
-        rows = self.store.query.owner(session.target, what)
-        if rows:
-            return [owner_answer(row, owner_line(session, row)) for row in rows]
-        row = image_owner(session, what)
-        if row is None:
-            raise UnknownNameError(what, self.store.query.nearest_names(session.target, what))
-        return [owner_answer(row, "")]
-
-    def doctor(self, subject: str | None) -> list[FindingAnswer]:
-        """Return what would stand in the way for a pid or a program."""
-        what = int(subject) if subject and subject.isdigit() else subject or "/bin/true"
-        return [finding_answer(finding) for finding in examine(what)]
-
-    def reached(self, generation: int | None, target: str | None) -> ReloadAnswer | None:
-        """Return the attempt that `wait` waits for, or None if it is not decided yet."""
-        attended = self._find(target)
-        rows = self.history(target, 50)
-        if generation is None:
-            busy = attended.builder is not None and attended.builder.busy
-            return None if busy or not rows else rows[0]
-        return next((row for row in rows if row["generation"] >= generation), None)
-
     # inside
-
-    def _find(self, target: str | None) -> Attended:
-        programs = list(self._programs.values())
-        if target is None and len(programs) == 1:
-            return programs[0]
-        answers = [self._target_answer(attended) for attended in programs]
-        if target is not None:
-            for attended, answer in zip(programs, answers, strict=True):
-                if target in {str(answer["session"]), str(answer["pid"]), answer["name"]}:
-                    return attended
-        raise UnknownTargetError(target, [f"{a['name']} ({a['pid']})" for a in answers])
-
-    def _id(self, target: str | None) -> int:
-        return self._session(self._find(target)).target
-
-    @staticmethod
-    def _session(attended: Attended) -> Session:
-        if attended.session is None:  # it is put among the programs only once it is open
-            message = "a program that is not open yet"
-            raise LookupError(message)
-        return attended.session
 
     def _retire_loop(self) -> None:
         """Post an attempt to free memory whenever one is due."""

@@ -99,6 +99,7 @@ _OUTCOMES: Final = {
     ("load", "unchanged"): "unchanged: the code that runs is the same",
     ("rollback", "live"): "rolled back",
     ("rollback", "unchanged"): "unchanged: that is what runs",
+    ("replay", "live"): "replayed from the last run",
     ("remap", "live"): "moved",
     ("unload", "live"): "unloaded",
     ("unload", "unchanged"): "unchanged: what was linked is what runs",
@@ -178,7 +179,8 @@ def memory(answer: MemoryAnswer) -> str:
     """Return `reloader memory`."""
     total = (
         f"{size(answer['live_size'])} live, {size(answer['superseded_size'])} superseded and"
-        f" not yet free, {size(answer['freed_size'])} freed"
+        f" not yet free ({size(answer['retained_size'])} of it kept for rollbacks),"
+        f" {size(answer['freed_size'])} freed"
     )
     columns = ("object", "generation", "region", "live", "superseded", "freed")
     rows = [

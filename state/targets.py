@@ -149,6 +149,11 @@ class Targets:
         )
         return rows[0] if rows else None
 
+    def last(self) -> TargetRow | None:
+        """Return the newest target, None if there never was one."""
+        rows = self._db.rows(TargetRow, "SELECT * FROM targets ORDER BY id DESC LIMIT 1")
+        return rows[0] if rows else None
+
     def processes(self, target: int) -> list[ProcessRow]:
         """Return the member processes of a target."""
         return self._db.rows(

@@ -118,7 +118,7 @@ def test_memory_is_that_of_the_retained_generations(program: Program) -> None:
         for number in range(14, 20):
             assert reload(session, *program.compile(parts=PARTS % number)).state == "live"
             settle(session)
-        kept = session.retiring.kept_size()
+        kept = session.retiring.retained_size
         assert 0 < kept < held(session)
         rows = session.store.query.memory(session.target)
         assert sum(row.superseded_size for row in rows) == kept

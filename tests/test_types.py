@@ -319,3 +319,49 @@ class Cpp(Program):
         """Compile C++ texts as `compile` does C."""
         other = Program(self.folder, [*self.flags, "-x", "c++"], cc="g++")
         return other.compile(**texts)
+
+
+RUNNING = """
+#include <stdio.h>
+#include <stdlib.h>
+struct tally { int sum; int count; };
+__attribute__((noinline)) void add(struct tally *t, int n) { t->sum += n; t->count++; }
+int main(void)
+{
+    struct tally t = {0, 0};
+    char line[64];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    puts("ready");
+    while (fgets(line, sizeof line, stdin)) {
+        add(&t, atoi(line));
+        printf("%d\\n", t.sum * 10 + t.count);
+    }
+    return 0;
+}
+"""
+
+
+def test_a_function_that_runs_with_the_old_layout_is_not_given_the_new_one(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reloader.live.linking.INSTANT_SECONDS", 0.05)
+    program.compile(running=RUNNING)
+    program.link()
+    program.start()
+    assert program.ask(4) == 41
+    with attached(program) as session:
+        text = edit(RUNNING, ("int sum; int count;", "int count; int sum;"))
+        outcome = reload(session, *program.compile(running=text))
+        assert (outcome.state, outcome.code) == ("refused", "never-outside")
+        assert "main" in outcome.error
+    assert program.ask(4) == 82
+
+
+def test_a_rollback_past_a_change_of_types_compares_them_again(program: Program) -> None:
+    started(program, body=BODY)
+    text = edit(BODY, ("REST, MOVE", "FAST, REST, MOVE"))
+    with attached(program) as session:
+        session.program.wishes = Wishes(frozenset({"enum mode"}))
+        assert reload(session, *program.compile(body=text)).state == "live"
+        session.program.wishes = Wishes()
+        assert session.rollback(None).code == "type-changed"

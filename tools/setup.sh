@@ -1,7 +1,8 @@
 #!/bin/bash
 # Make a fresh clone ready: Debian packages, virtual environment, locked dependencies, the agent.
 #
-#   tools/setup.sh            to run reloader and the demo
+#   tools/setup.sh            to run reloader
+#   tools/setup.sh --demo     the demo, its OCaml part too if you are root
 #   tools/setup.sh --tests    what the tests need as well
 #
 # Does only what is missing, so it costs a moment when nothing is. Installs Debian packages only as
@@ -21,8 +22,9 @@ die() {
 
 case "${1:-}" in
 "") wanted="base" ;;
---tests) wanted="base tests" ;;
-*) die "usage: tools/setup.sh [--tests]" ;;
+--demo) wanted="base"; [ "$(id -u)" != 0 ] || wanted="base ocaml" ;;
+--tests) wanted="base ocaml tests" ;;
+*) die "usage: tools/setup.sh [--demo | --tests]" ;;
 esac
 [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || die "reloader runs on Linux x86-64; this is $(uname -sm)"
 

@@ -197,7 +197,9 @@ class _Batch:
 
     def name_section_symbols(self, owner: I64) -> None:
         """Give each section symbol its section's name."""
-        rows = np.flatnonzero(((self.symbols["st_info"] & 15) == STT_SECTION) & (self.homes >= 0))
+        rows = np.flatnonzero(
+            ((self.symbols["st_info"] & 15) == STT_SECTION) & (self.homes >= 0)
+        )
         sections = (self.first[owner[rows]] + self.homes[rows]).tolist()
         names, called = self.symbol_names, self.section_names
         for row, section in zip(rows.tolist(), sections, strict=True):

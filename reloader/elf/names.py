@@ -5,11 +5,13 @@ object (its hash is then computed once); only a name that is the tail of another
 assemblers merge, needs a slice of its own.
 """
 
+from typing import Any
+
 import numpy as np
 
 from reloader.errors.base import Place
 from reloader.errors.objects import NameOffsetError, OverlapError, StringTableError
-from reloader.ids import I64, U8
+from reloader.ids import I32, I64, U8
 
 # all names together may be this many times the file: merged tails of real objects stay far
 # below, a forged table of overlapping names would otherwise ask for the square of its size
@@ -62,3 +64,19 @@ def read_names(table: U8, offsets: I64, place: Place, owner: str, limit: int) ->
     for row, start, end in places:
         names[row] = text[start:end]
     return names
+
+
+def same_names(old: tuple[Any, I32, U8], new: tuple[Any, I32, U8]) -> bool:
+    """Return whether the symbols of two tables have the same names.
+
+    Args:
+        old: A symbol table, each symbol's section and the string table.
+        new: The same of another version, whose sections have the same names.
+    """
+    return (
+        len(old[0]) == len(new[0])
+        and np.array_equal(old[0]["st_name"], new[0]["st_name"])
+        and np.array_equal(old[0]["st_info"], new[0]["st_info"])
+        and np.array_equal(old[1], new[1])
+        and np.array_equal(old[2], new[2])
+    )

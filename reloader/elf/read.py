@@ -141,8 +141,8 @@ def read_section_names(
     text = data[start : start + size]
     if like is not None and len(like.sections) == len(sections):
         same = np.array_equal(like.sections["sh_name"], sections["sh_name"])
-        if same and table == read_header(like.data, name, like.machine).names_index:
-            if np.array_equal(like.section_bytes(table), text):
-                return like.section_names
+        same = same and table == read_header(like.data, name, like.machine).names_index
+        if same and np.array_equal(like.section_bytes(table), text):
+            return like.section_names
     offsets = sections["sh_name"].astype(np.int64)
     return read_names(text, offsets, Place(name), "section", len(data))

@@ -1,7 +1,7 @@
 """An object's symbol table and relocation tables, gathered and checked."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from reloader.elf.constants import (
 )
 from reloader.elf.dtypes import RELA, SYM
 from reloader.elf.gather import gather, one_of
-from reloader.elf.names import read_names
+from reloader.elf.names import read_names, same_names
 from reloader.elf.object import ABSOLUTE, COMMON, UNDEFINED, ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.objects import (
@@ -104,22 +104,6 @@ def read_symbols(
     names = read_names(text, offsets, Place(name), "symbol", len(data))
     name_section_symbols(table, homes, section_names, names)
     return SymbolTable(row, table, names, homes)
-
-
-def same_names(old: tuple[Any, I32, U8], new: tuple[Any, I32, U8]) -> bool:
-    """Return whether the symbols of two tables have the same names.
-
-    Args:
-        old: A symbol table, each symbol's section and the string table.
-        new: The same of another version, whose sections have the same names.
-    """
-    return (
-        len(old[0]) == len(new[0])
-        and np.array_equal(old[0]["st_name"], new[0]["st_name"])
-        and np.array_equal(old[0]["st_info"], new[0]["st_info"])
-        and np.array_equal(old[1], new[1])
-        and np.array_equal(old[2], new[2])
-    )
 
 
 def symbol_sections(

@@ -85,22 +85,6 @@ class TypeChangedError(RefusedError):
         super().__init__("\n".join([*map(str, self.rows), f"{UNTOUCHED} {text}."]))
 
 
-class StillRunningError(RefusedError):
-    """A changed layout or call would reach functions that are running now."""
-
-    code = "type-in-use"
-
-    def __init__(self, types: Sequence[str], functions: Sequence[str]) -> None:
-        self.types, self.functions = tuple(types), tuple(functions)
-        one = len(self.functions) == 1
-        super().__init__(
-            f"{listed(self.types)} changed, and {listed(self.functions)} "
-            f"{'is' if one else 'are'} running right now with the old one; "
-            f"{'that call' if one else 'those calls'} would go on beside the new code. "
-            f"{UNTOUCHED} Load it again when {'it has' if one else 'they have'} returned."
-        )
-
-
 class MigrationMissingError(RefusedError):
     """The function that is to convert a variable is not there."""
 

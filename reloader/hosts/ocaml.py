@@ -6,7 +6,7 @@ stored into the block that other units know (`caml_modify`), and state that is k
 over. Closed functions that somebody captured long ago are reached as well: see `forwarding`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
@@ -18,16 +18,16 @@ from reloader.errors.base import ReloaderError
 from reloader.hosts.caml import forwarding
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.order import initialisation_order
-from reloader.hosts.caml.runtime import Pair, Runtime
+from reloader.hosts.caml.runtime import HOLDERS, Pair, Runtime
 from reloader.hosts.caml.script import Move, Place, Script
 from reloader.hosts.caml.state import Sizes, StatePlan
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
-from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
+from reloader.hosts.caml.unit_object import UnitObject, UnitPlace, place_of, read_unit
 from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
 from reloader.hosts.caml.world import World
 from reloader.ids import U64
 from reloader.link.graph import LinkGraph
-from reloader.live.host import HostPlan, Linked
+from reloader.live.host import Hold, HostPlan, Linked
 from reloader.live.objects import LiveObject
 from reloader.live.process import Process
 from reloader.live.program import Key, Program
@@ -55,6 +55,8 @@ class Ocaml:
         self.world = world
         self.units: dict[Key, Unit] = {}
         self.unfit: dict[Key, ReloaderError] = {}  # live, but nothing tells what they are
+        self.registered: dict[int, UnitPlace] = {}  # by code_begin: what the runtime knows
+        self._forgotten: set[int] = set()  # where code and data of others were
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
         for key, live in program.objects.items():
@@ -188,6 +190,8 @@ class Ocaml:
                 change.file.key, change.object, change.info, place.block, faces,
                 place.code_begin, change.slots,
             )  # fmt: skip
+            self.registered[place.code_begin] = place
+            self._forgotten -= {place.code_begin, place.data_begin}
             self.world.adopt(change.file)
 
     def roots(self) -> Sequence[int]:
@@ -198,9 +202,40 @@ class Ocaml:
         """Return the slots of functions of live units."""
         return set[int]().union(*(unit.slots for unit in self.units.values()))
 
-    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
-        """Return what makes the runtime forget a superseded unit, if nothing reaches it."""
-        raise NotImplementedError
+    def holds(self, memory: Allocation) -> bool:
+        """Return whether the runtime still knows a unit in superseded memory."""
+        return any(
+            inside(memory, (place.code_begin, place.data_begin))
+            for place in self.registered.values()
+        )
+
+    def forgotten(self, memory: Allocation) -> bool:
+        """Return whether the runtime has proven that nothing of its own reaches memory."""
+        return inside(memory, self._forgotten)
+
+    def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
+        """Let the runtime forget units that nothing reaches.
+
+        Raises:
+            ReloaderError: The program does not come to a safe point.
+        """
+        waiting = [
+            place
+            for place in self.registered.values()
+            if 0 not in parts_of(superseded, place)
+        ]
+        if not waiting:
+            return []
+        holds: list[Hold] = []
+        begins = [place.code_begin for place in waiting]
+        for place, found in zip(waiting, self.runtime.retire(begins), strict=True):
+            if found.gone:
+                del self.registered[place.code_begin]
+                self._forgotten |= {place.code_begin, place.data_begin}
+            else:
+                text = f"{HOLDERS[found.kind]} at {found.holder:#x}"
+                holds.append(Hold(place.code_begin, found.holder, text))
+        return holds
 
 
 def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
@@ -217,6 +252,21 @@ def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
     runtime = Runtime.attach(cast("Process", program.target), find)
     runtime.limit_ms = round(config.limit_s * 1e3)
     return runtime
+
+
+def inside(memory: Allocation, addrs: Iterable[int]) -> bool:
+    """Return whether any address is in a piece of memory."""
+    start, end = int(memory.addr), int(memory.addr) + memory.size
+    return any(start <= at < end for at in addrs)
+
+
+def parts_of(memory: Sequence[Allocation], place: UnitPlace) -> list[int]:
+    """Return the pieces of memory that a unit's code and its data are in, 0 for none."""
+    starts = np.array([int(part.addr) for part in memory], np.uint64)
+    ends = starts + np.array([part.size for part in memory], np.uint64)
+    both = np.array([place.code_begin, place.data_begin], np.uint64)[:, None]
+    inside = (starts <= both) & (both < ends)
+    return [int(starts[row].max(initial=0)) for row in inside]
 
 
 def grows(before: Unit, info: UnitInfo) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reloader.elf.constants import SHT_NOBITS
 from reloader.elf.fingerprint import Fingerprint
@@ -98,7 +97,7 @@ def unwind_records(file: ObjectFile, table: int, begins: Bool) -> Records | None
 
 
 def _sizes(data: U8, start: I64) -> I64 | None:
-    """Return the bytes of the records that begin at some places, None if one leaves the table."""
+    """Return the bytes of the records at some places, None if one leaves the table."""
     if int(start[0]) < 0 or int(start[-1]) + _BEGIN > len(data):
         return None
     size = _words(data, start) + 4
@@ -178,7 +177,7 @@ def _part(  # noqa: PLR0913, PLR0917  one argument a fact
     """Return an object of some sections, symbols and relocations of another."""
     section_of, symbol_of = places
     table, records = unwind
-    headers: NDArray[np.void] = file.sections[sections]
+    headers: Any = file.sections[sections]
     if table:
         headers["sh_size"][section_of[table]] = len(records.data)
     data = _content(file, sections, headers, table, records)
@@ -204,8 +203,12 @@ def _part(  # noqa: PLR0913, PLR0917  one argument a fact
 
 
 def _content(
-    file: ObjectFile, sections: I64, headers: Any, table: int, records: Records
-) -> U8:  # record columns
+    file: ObjectFile,
+    sections: I64,
+    headers: Any,  # noqa: ANN401  record columns
+    table: int,
+    records: Records,
+) -> U8:
     """Return the bytes of some sections, and write into their headers where each begins."""
     parts: list[U8] = []
     at = 0

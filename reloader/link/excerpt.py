@@ -24,6 +24,7 @@ from reloader.elf.constants import (
     STT_FUNC,
     STT_SECTION,
 )
+from reloader.elf.gather import one_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, Bool
 from reloader.link.cut import Cut, Records, cut_of, unwind_records
@@ -115,10 +116,10 @@ class _Choice:
 
     def by_themselves(self, rows: I64) -> bool:
         """Return whether one of some sections runs by itself or is gathered by its name."""
-        kinds, names = self.new.sections["sh_type"], self.new.section_names
-        return any(
-            int(kinds[row]) in _ARRAYS or _BY_NAME.match(names[row]) for row in rows.tolist()
-        )
+        names = self.new.section_names
+        if bool(one_of(self.new.sections["sh_type"][rows], _ARRAYS).any()):
+            return True
+        return any(_BY_NAME.match(names[int(row)]) for row in rows)
 
     def cut(self) -> Cut | None:
         """Return the excerpt, None where it would be too large or is not certain."""
@@ -186,7 +187,7 @@ class _Choice:
         return (named & functions[symbol] | hit) & (~pc | takes)
 
     def starts(self, frontier: Bool) -> tuple[Bool, I64]:
-        """Return which symbols of some sections are such functions, and their places, sorted."""
+        """Return which symbols of some sections are such functions, and their places."""
         new = self.new
         unmoved = self.old.symbols["st_value"] == new.symbols["st_value"]
         is_start = (new.types() == STT_FUNC) & (new.symbol_sections > 0) & unmoved

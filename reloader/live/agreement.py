@@ -25,6 +25,7 @@ from reloader.link.passes.data_report import DataReport, Restarted
 from reloader.link.types.agree import Agreement
 from reloader.live.objects import LiveObject
 from reloader.live.program import Key, Program
+from reloader.live.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +120,28 @@ def migration_roots(graph: LinkGraph, migrations: Sequence[Migration]) -> list[i
     return [block for block in blocks if block != NO_ROW]
 
 
-def migrate(program: Program, graph: LinkGraph, migrations: Sequence[Migration]) -> None:
-    """Let the program convert its variables: new storage is written, nobody reads it yet.
+def conversions_of(
+    program: Program, graph: LinkGraph, migrations: Sequence[Migration]
+) -> list[tuple[Migration, int, int]]:
+    """Return for each variable the addresses of its function and of its new storage."""
+    found: list[tuple[Migration, int, int]] = []
+    for item in migrations:
+        if item.symbol != NO_ROW:  # its body: a stub may lead to an older version still
+            function = int(body_addr(graph)[item.symbol])
+        else:
+            function = int(program.index.find([item.function.encode()]).addr[0])
+        found.append((item, function, int(graph.symbols.addr[item.variable.symbol])))
+    return found
+
+
+def convert(process: Target, conversions: Sequence[tuple[Migration, int, int]]) -> None:
+    """Let a process convert its variables: new storage is written, nobody reads it yet.
 
     Raises:
         MigrationFailedError: A function threw an exception.
     """
-    bodies = body_addr(graph)
-    for item in migrations:
-        if item.symbol != NO_ROW:  # its body: a stub may lead to an older version still
-            function = int(bodies[item.symbol])
-        else:
-            function = int(program.index.find([item.function.encode()]).addr[0])
-        fresh = int(graph.symbols.addr[item.variable.symbol])
-        old = item.variable.old_addr
-        _, thrown = program.target.call_catching(Addr(function), old, fresh)
+    for item, function, fresh in conversions:
+        _, thrown = process.call_catching(Addr(function), item.variable.old_addr, fresh)
         if thrown is not None:
             raise MigrationFailedError(item.variable.name, item.function, thrown)
 

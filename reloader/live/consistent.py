@@ -15,7 +15,6 @@ Not seen: frames on the stacks of fibers and coroutines that no thread runs just
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -29,7 +28,7 @@ from reloader.live.cfi import Unwinder
 from reloader.live.frames import ORIG_RAX, RIP, RSP, stack_words, thread_name
 from reloader.live.patching import Patience, RedirectResult
 from reloader.live.program import Program
-from reloader.live.target import Mapping, Stopped
+from reloader.live.target import Stopped, Target
 from reloader.live.threads import StoppedThreads, list_threads, reissue, thread_state
 from stubs import layout
 
@@ -48,49 +47,37 @@ class _InsideError(ReloaderError):
         super().__init__("; ".join(map(str, standing)))
 
 
-@dataclass(slots=True)
-class Gate:
-    """Looks at stopped threads: may everything switch now?"""
+class Looker:
+    """Looks at the stopped threads of one process."""
 
-    program: Program
-    bodies: Bodies
-    unwinder: Unwinder
-    mappings: list[Mapping]
-    restorers: U64
-    slices: bool  # threads may go on one by one
-    _names: dict[int, str] = field(default_factory=dict[int, str])
-
-    @classmethod
-    def of(cls, program: Program, bodies: Bodies) -> "Gate":
-        """Prepare everything that can be found out while the program runs."""
-        target = program.target
-        mappings = target.maps()
+    def __init__(self, target: Target, program: Program, bodies: Bodies) -> None:
+        """Prepare everything that can be found out while the process runs."""
+        self.target, self.bodies = target, bodies
+        self.look_again()
 
         def read(addr: int, size: int) -> U8:
             return target.read(Addr(addr), size)
 
-        restorers = sigframes.find_restorers(mappings, read)
-        stubs = int(target.arena.stub_addr(SlotId(0)))
+        self.restorers = sigframes.find_restorers(self.mappings, read)
+        stubs = int(program.target.arena.stub_addr(SlotId(0)))
         ours = [
             *program.ledger.unwind_entries(),
             (stubs, stubs + len(program.table) * layout.STUB_SIZE, 0),
         ]
-        return cls(
-            program,
-            bodies,
-            Unwinder(mappings, read, restorers.tolist(), ours),
-            mappings,
-            restorers,
-            thread_state(target.pid, target.pid) not in {"T", "t"},
-        )
+        self.unwinder = Unwinder(self.mappings, read, self.restorers.tolist(), ours)
 
-    def __call__(self, stopped: Stopped) -> None:
-        """Return if no thread is inside.
+    def look_again(self) -> None:
+        """Read the mappings; a thread that was made since has its stack there."""
+        self.mappings = self.target.maps()
+        # one that job control has stopped must not go on for us
+        self.may_run = thread_state(self.target.pid, self.target.pid) not in {"T", "t"}
+
+    def clear(self, stopped: Stopped, until: float) -> None:
+        """Return if no thread is inside; meanwhile those that can leave do.
 
         Raises:
-            _InsideError: Some are; nothing may switch.
+            _InsideError: Some are.
         """
-        until = time.perf_counter() + _LONGEST
         rows = list(range(len(stopped.tids)))
         while True:
             found = {row: self.standing(stopped, row) for row in rows}
@@ -104,13 +91,12 @@ class Gate:
         if isinstance(stopped, StoppedThreads):
             fresh = set(list_threads(stopped.pid)) - set(stopped.tids)
             if fresh:  # made by a thread that went on: they are not stopped
-                raise _InsideError(
-                    [Standing(tid, "?", ("its first call",), certain=False) for tid in fresh]
-                )
+                names = ("its first call",)
+                raise _InsideError([Standing(tid, "?", names, certain=False) for tid in fresh])
 
     def _movable(self, stopped: Stopped, rows: list[int]) -> list[int]:
         """Return those that can leave by themselves: not waiting in the kernel."""
-        if not self.slices or not isinstance(stopped, StoppedThreads):
+        if not self.may_run or not isinstance(stopped, StoppedThreads):
             return []
         calls = stopped.registers[rows, ORIG_RAX].view(np.int64) >= 0
         return [row for row, call in zip(rows, calls.tolist(), strict=True) if not call]
@@ -118,7 +104,7 @@ class Gate:
     def standing(self, stopped: Stopped, row: int) -> Standing | None:
         """Return where a thread is inside, None if it is outside of everything."""
         words: U64 = stopped.registers[row]
-        stack = stack_words(self.program.target, self.mappings, int(words[RSP]))
+        stack = stack_words(self.target, self.mappings, int(words[RSP]))
         here = self.bodies.find(words[RIP : RIP + 1], ends=False)
         marks = self.bodies.find(stack, ends=True)
         seen = marks[marks >= 0]
@@ -133,9 +119,47 @@ class Gate:
         if not names:
             return None
         tid = stopped.tids[row]
-        if tid not in self._names:
-            self._names[tid] = thread_name(self.program.target.pid, tid)
-        return Standing(tid, self._names[tid], names, certain=complete)
+        return Standing(tid, thread_name(self.target.pid, tid), names, certain=complete)
+
+
+class Gate:
+    """Looks at all stopped threads: may everything switch now?"""
+
+    def __init__(self, program: Program, bodies: Bodies) -> None:
+        """Prepare for every process of the family."""
+        self.program, self.bodies = program, bodies
+        self.lookers: dict[int, Looker] = {}
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take note of what is new since the last stop."""
+        for looker in self.lookers.values():
+            looker.look_again()
+        for member in self.program.target.members():
+            self.looker(member)
+
+    def looker(self, member: Target) -> Looker:
+        """Return who looks at a process."""
+        if member.pid not in self.lookers:
+            self.lookers[member.pid] = Looker(member, self.program, self.bodies)
+        return self.lookers[member.pid]
+
+    def __call__(self, stopped: Stopped) -> None:
+        """Return if no thread is inside.
+
+        Raises:
+            _InsideError: Some are; nothing may switch.
+        """
+        until = time.perf_counter() + _LONGEST
+        target = self.program.target
+        members = {member.pid: member for member in target.members()}
+        for part in stopped.parts:
+            pid = part.pid if isinstance(part, StoppedThreads) else target.pid
+            self.looker(members.pop(pid, target)).clear(part, until)
+        fresh = {member.pid for member in target.members()} & members.keys()
+        if fresh:  # forked by a thread that went on
+            names = ("a process forked just now",)
+            raise _InsideError([Standing(pid, "?", names, certain=False) for pid in fresh])
 
 
 def _go_on(stopped: Stopped, rows: list[int]) -> None:
@@ -180,7 +204,7 @@ def when_outside(
         NeverOutsideError: Some thread was inside at every try.
     """
     began = time.monotonic()
-    gate = Gate.of(program, bodies)
+    gate = Gate(program, bodies)
     lost_us, tries = 0.0, 0
     while True:
         tries += 1
@@ -192,7 +216,7 @@ def when_outside(
             if waited >= limit_s:
                 raise NeverOutsideError(error.standing, tries, waited) from error
             time.sleep(min(_BACK_OFF.wait(tries), max(limit_s - waited, 0.0)))
-            gate.mappings[:] = program.target.maps()
+            gate.look_again()
         else:
             return RedirectResult(
                 done.plan, done.stop_us, done.lost_us + lost_us, tries, done.waited, [],

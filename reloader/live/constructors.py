@@ -22,6 +22,7 @@ from reloader.ids import NO_ROW, Addr, Generation, Region, SlotId
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.libc_symbols import handle_rows
 from reloader.link.passes.resolve import DSO_NAME
+from reloader.live.agreement import conversions_of, convert
 from reloader.live.in_each import in_each
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Key, Program
@@ -47,7 +48,7 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
     """
     last = sorted(pending(program, plan.graph, _FINI), key=lambda item: item[0], reverse=True)
     functions = sorted(pending(program, plan.graph, _INIT), key=lambda item: item[0])
-    if not (functions or last or plan.data.startup):
+    if not (functions or last or plan.data.startup or plan.migrations):
         return
     undo.callback(retain, program, plan, generation)
     handles = handle_rows(plan.graph)
@@ -61,6 +62,7 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
         (int(symbols.addr[row]), symbols.name[row].decode("utf-8", "replace"))
         for row in plan.data.startup
     ]
+    conversions = conversions_of(program, plan.graph, plan.migrations)
     at_exit = Addr(int(program.target.resolve([b"__cxa_atexit"])[0]))
 
     def initialise(process: Target) -> None:
@@ -68,6 +70,7 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
             process.call(at_exit, function, 0, handle)
         for function, name in names:
             call_constructor(process, function, name)
+        convert(process, conversions)
 
     in_each(program.target, generation, initialise, partial(clear_data, plan))
 

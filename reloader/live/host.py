@@ -4,7 +4,7 @@ The road links, places and flips; a host says which objects are replaced as a wh
 agree before that, and what else makes new code live. `Plain` is C's: nothing beyond ELF.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,6 +34,15 @@ class HostPlan:
             return []
         slots = [self.redirected[row] for row in plan.function.tolist()]
         return [(slot, plan.write(row)) for row, slot in enumerate(slots) if slot != NO_ROW]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a language's runtime says of memory that it cannot forget."""
+
+    addr: int  # start of the memory
+    holder: int  # address of what points into it
+    text: str  # in the language's terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,23 @@ class Host(Protocol):
         """Return the slots of functions that are live and that no symbol names."""
         ...
 
-    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
-        """Return what proves that memory is out of use and gives it up, None: no need to."""
+    def holds(self, memory: Allocation) -> bool:
+        """Return whether the language's runtime still knows superseded memory."""
+        ...
+
+    def forgotten(self, memory: Allocation) -> bool:
+        """Return whether the runtime has proven that nothing of its own reaches memory."""
+        ...
+
+    def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
+        """Let the runtime forget what nothing of the language's own reaches any more.
+
+        Args:
+            superseded: All memory that waits for its proof.
+
+        Returns:
+            What holds the rest.
+        """
         ...
 
 
@@ -132,6 +156,14 @@ class Plain:
         """Return the slots of functions that are live and that no symbol names."""
         return set()
 
-    def release(self, memory: Sequence[Allocation]) -> Callable[[], bool] | None:
-        """The scan for words is enough."""
-        return None
+    def holds(self, memory: Allocation) -> bool:  # noqa: ARG002  the protocol's
+        """There is no runtime."""
+        return False
+
+    def forgotten(self, memory: Allocation) -> bool:  # noqa: ARG002  the protocol's
+        """There is no runtime."""
+        return False
+
+    def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:  # noqa: ARG002  the same
+        """There is no runtime."""
+        return []

@@ -43,6 +43,7 @@ from reloader.live.target import Allocation
 from reloader.live.thread_local import ThreadValue, ThreadValues, collect
 
 IN_PLACE = Anew()  # what equals the live generation keeps its address
+INSTANT_SECONDS = 2.0  # how long new types wait until nobody runs code of the old ones
 
 
 def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
@@ -152,6 +153,7 @@ def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
         host=program.host.prepare(host.Linked(graph, first_slot)),
         parts=parts,
         migrations=migrations,
+        together_s=INSTANT_SECONDS if agreement.unsettled else None,
         undecided=undecided,
     )
 

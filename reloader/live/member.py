@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -57,36 +58,53 @@ class StoppedProcess(threads.StoppedThreads):
         return np.concatenate((self.registers[:, ptrace.R_RIP], hidden))
 
 
+class Restorers:
+    """Where signal handlers return to, found once for the same code: children share it."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._known: dict[tuple[Mapping, ...], U64] = {}
+
+    def find(self, maps: Sequence[Mapping], read: sigframes.Read) -> U64:
+        """Return the addresses; looked up again when libraries changed."""
+        code = tuple(row for row in maps if "x" in row.protection)
+        if code not in self._known:
+            self._known = {code: sigframes.find_restorers(code, read)}
+        return self._known[code]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all processes of a family have in common, as we see it."""
+
+    arena: MappedArena
+    control: U8  # the control region's bytes
+    thread_room: ThreadRoom
+    ring: threading.Lock  # one command at a time
+    restorers: Restorers
+
+
 class Member:
     """One process; implements `live.target.Target` for a family of itself alone."""
 
-    def __init__(
-        self, pid: int, arena: MappedArena, control: U8, room: ThreadRoom, lock: threading.Lock
-    ) -> None:
-        """Open it.
-
-        Args:
-            pid: A process with the arena.
-            arena: Of the family.
-            control: The control region's bytes.
-            room: For thread-local variables, the same in all processes.
-            lock: Of the command ring.
+    def __init__(self, pid: int, shared: Shared) -> None:
+        """Open a process of a family.
 
         Raises:
             TargetGoneError: The process has ended.
         """
         self.pid = pid
-        self.arena = arena
-        self.thread_room = room
+        self.arena = shared.arena
+        self.thread_room = shared.thread_room
         self.start_time = start_time(pid)
         self._pidfd = open_pidfd(pid)
-        first = int(control[: layout.CONTROL.itemsize].view(layout.CONTROL)["first_pid"][0])
-        self.is_first = first in {0, pid}
-        number = 0 if self.is_first else pid
-        self._channel = Channel(pid, control, self._pidfd, lock, number)
-        self._has_agent = self.is_first
+        self._channel = Channel(pid, shared.control, self._pidfd, shared.ring)
+        self._has_agent = self._channel.field("first_pid") in {0, pid}
+        if not self._has_agent:
+            self._channel.number = pid
         self.clock = threads.StopClock()
-        self._restorers: tuple[list[Mapping], U64] = ([], np.empty(0, np.uint64))
+        self._restorers = shared.restorers
+        self._maps: list[Mapping] = []
 
     @property
     def channel(self) -> Channel:
@@ -157,16 +175,22 @@ class Member:
         """Return the mappings as they are now."""
         return read_maps(self.pid)
 
+    def prepare_stop(self) -> None:
+        """Find out before a stop what it needs."""
+        self._maps = self.maps()
+        self._restorers.find(self._maps, self.read)
+
     def stop(self) -> AbstractContextManager[StoppedProcess]:
         """Stop every thread; on leaving all go on, interrupted system calls are re-issued."""
-        return self._stop()
+        self.prepare_stop()
+        return self.stop_prepared()
 
     @contextlib.contextmanager
-    def _stop(self) -> Generator[StoppedProcess]:
-        maps = self.maps()
-        restorers = self._find_restorers(maps)
+    def stop_prepared(self) -> Generator[StoppedProcess]:
+        """Do the same, all else being done already."""
         with threads.stopped(self.pid, self.clock, StoppedProcess) as stop:
-            stop.maps, stop.restorers = maps, restorers
+            stop.maps = self._maps
+            stop.restorers = self._restorers.find(self._maps, self.read)
             yield stop
 
     def resolve(self, names: Sequence[bytes]) -> U64:
@@ -250,10 +274,3 @@ class Member:
             return move()
         except ProcessLookupError as error:
             raise TargetGoneError(self.pid) from error
-
-    def _find_restorers(self, maps: list[Mapping]) -> U64:
-        """Return where signal handlers return to; looked up again when libraries changed."""
-        code = [row for row in maps if "x" in row.protection]
-        if code != self._restorers[0]:
-            self._restorers = (code, sigframes.find_restorers(code, self.read))
-        return self._restorers[1]

@@ -102,9 +102,9 @@ def unwind_tables(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> dict[int, 
     tables: dict[int, set[int]] = {}
     rows = np.flatnonzero(named_blocks(graph, UNWIND_NAME) & blocks.live)
     for starts, found in (fresh.find(blocks.addr[rows]), ledger.find(blocks.addr[rows])):
-        owners = blocks.object[rows[found >= 0]].tolist()
+        owners: list[int] = blocks.object[rows[found >= 0]].tolist()
         for owner, row in zip(owners, found[found >= 0].tolist(), strict=True):
-            tables.setdefault(owner, set()).add(starts[row])
+            tables.setdefault(owner, set[int]()).add(starts[int(row)])
     return tables
 
 

@@ -48,6 +48,8 @@ class Plan:
     host: HostPlan = field(default_factory=HostPlan)  # what the language adds
     parts: Parts = WHOLE  # what of the objects is in the graph
     migrations: Sequence[Migration] = ()  # variables that the program converts
+    # old code and new must not run side by side: how long to wait for such an instant
+    together_s: float | None = None
     # functions that count as changed until the report asks
     undecided: list[Undecided] = field(default_factory=list[Undecided])
     retained: bool = False  # undone, but what it took stays: constructors have run in it

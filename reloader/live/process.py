@@ -27,7 +27,7 @@ from reloader.live.channel import Channel
 from reloader.live.family import Census
 from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
-from reloader.live.member import Member, start_time
+from reloader.live.member import Member, Restorers, Shared, start_time
 from reloader.live.stopped_family import stopped_family
 from reloader.live.target import Allocation, Mapping, Stopped
 from reloader.live.thread_room import ThreadRoom
@@ -47,8 +47,7 @@ class Process:
         """
         self.memfd = memfd
         content = map_file(memfd, size)
-        self._control = content[: layout.CONTROL_SIZE]
-        header = self._control[: layout.CONTROL.itemsize].view(layout.CONTROL)
+        header = content[: layout.CONTROL.itemsize].view(layout.CONTROL)
         found = int(header["version"][0])
         if int(header["magic"][0]) != layout.MAGIC or found != layout.VERSION:
             raise AgentVersionError(pid, found, layout.VERSION)
@@ -59,15 +58,14 @@ class Process:
         self.thread_room = ThreadRoom(
             offset, int(header["thread_size"][0]), header["thread_taken"][0]
         )
-        self._ring = threading.Lock()
+        control = content[: layout.CONTROL_SIZE]
+        ring = threading.Lock()
+        self._shared = Shared(self.arena, control, self.thread_room, ring, Restorers())
         self._looking = threading.Lock()
-        control = windows[layout.CONTROL_REGION].addr
-        self._census = Census(control, os.fstat(memfd).st_ino)
-        self.leader = self._member(pid)
+        at = windows[layout.CONTROL_REGION].addr
+        self._census = Census(at, os.fstat(memfd).st_ino)
+        self.leader = Member(pid, self._shared)
         self._members: dict[int, Member] = {pid: self.leader}
-
-    def _member(self, pid: int) -> Member:
-        return Member(pid, self.arena, self._control, self.thread_room, self._ring)
 
     @property
     def pid(self) -> int:
@@ -116,7 +114,7 @@ class Process:
             for pid in pids:
                 if pid not in self._members:
                     with contextlib.suppress(TargetGoneError):
-                        self._members[pid] = self._member(pid)
+                        self._members[pid] = Member(pid, self._shared)
             found = sorted(self._members.values(), key=self._age)
         if not found:
             raise TargetGoneError(self.pid, "looking for its processes")

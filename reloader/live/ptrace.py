@@ -32,6 +32,8 @@ PTRACE_EVENT_STOP: Final = 128
 NT_X86_XSTATE: Final = 0x202
 WALL: Final = 0x40000000  # wait for threads that are not children of ours, too
 
+MOST_RANGES: Final = 1024  # of one process_vm_readv (UIO_MAXIOV)
+
 REGISTER_COUNT: Final = 27
 # columns of user_regs_struct (sys/user.h)
 R_RBX, R_R11, R_RAX, R_RCX, R_RDX, R_RSI, R_RDI = 5, 6, 10, 11, 12, 13, 14
@@ -84,6 +86,21 @@ def _checked(result: int) -> int:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+def stop_soon(tid: int) -> bool:
+    """Ask a thread to stop; return False if it is gone. 64 of these are part of a pause."""
+    return _ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0
+
+
+def take_registers(tid: int, place: int) -> None:
+    """Store a stopped thread's user_regs_struct at an address of ours, unless it is gone."""
+    _ptrace(PTRACE_GETREGS, tid, 0, place)
+
+
+def detach(tid: int, signal: int) -> bool:
+    """Let a stopped thread go with a signal; return False if it is gone."""
+    return _ptrace(PTRACE_DETACH, tid, 0, signal) == 0
 
 
 def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> int:
@@ -157,6 +174,27 @@ def read_memory(pid: int, addr: int, out: U8) -> int:
     if done < 0 and ctypes.get_errno() == 14:  # EFAULT: not even the first byte
         return 0
     return _checked(done)
+
+
+def read_ranges(pid: int, ranges: U64, out: U8) -> int:
+    """Copy many ranges, one behind the other, into `out`; return how many bytes came.
+
+    Args:
+        pid: Whose memory.
+        ranges: (r, 2) address and size; the first that cannot be read whole ends it.
+        out: As long as all of them together.
+    """
+    local = IoVec(out.ctypes.data, out.nbytes)
+    done = total = 0
+    for first in range(0, len(ranges), MOST_RANGES):
+        some = np.ascontiguousarray(ranges[first : first + MOST_RANGES])
+        total += int(some[:, 1].sum())
+        remote = ctypes.cast(some.ctypes.data, ctypes.POINTER(IoVec))
+        done += max(_vm_readv(pid, ctypes.byref(local), 1, remote, len(some), 0), 0)
+        if done < total:
+            break
+        local = IoVec(out.ctypes.data + done, out.nbytes - done)
+    return done
 
 
 def write_memory(pid: int, addr: int, data: bytes) -> int:

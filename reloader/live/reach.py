@@ -29,6 +29,9 @@ class Retirement:
     # (start, end) ranges that lead to it and are not freed with it: the stubs of functions that
     # no longer exist. Two such ranges are equal or apart.
     watched: tuple[Span, ...] = ()
+    # a language's runtime has proven that no memory of its own holds it, and what else has such
+    # words is no pointer: only stacks and registers count
+    proven: bool = False
 
 
 class Reach:
@@ -46,6 +49,8 @@ class Reach:
         ]
         spans += [(start, end, node) for (start, end), node in stubs.items()]
         self.ranges = Ranges.of(spans, guard)
+        self.proven = {row for row, one in enumerate(waiting) if one.proven}
+        self.stacks: Sequence[Span] = ()  # where words count even for what is proven
         self.edges: set[Edge] = {
             (stubs[span], row) for row, one in enumerate(waiting) for span in one.watched
         }
@@ -61,6 +66,11 @@ class Reach:
         rows = self.ranges.row(np.array(list(words), np.uint64))
         return self.ranges.owner[rows[rows >= 0]].tolist()
 
+    def counting(self, hits: Hits) -> Hits:
+        """Return the words without those that prove nothing."""
+        proven = np.isin(self.ranges.owner[hits.row], list(self.proven))
+        return hits.only(~proven | ~hits.apart(self.stacks))
+
     def held(self, hits: Hits, known: set[int]) -> set[int]:
         """Return which of what waits is held, directly or by another that is.
 
@@ -68,6 +78,8 @@ class Reach:
             hits: The words that point into the ranges.
             known: Nodes that are held for another reason.
         """
+        if self.proven:
+            hits = self.counting(hits)
         source, to = self.ranges.row(hits.addr), self.ranges.owner[hits.row]
         held = known | set(to[source < 0].tolist())
         inner = source >= 0

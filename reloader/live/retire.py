@@ -181,6 +181,8 @@ class Retirer:
             return RetireReport("traced", holders=[Holder("debugger", text, 0, 0)], reason=text)
         with Memory(target.pid) as memory:
             reach = Reach(self.waiting, self._guard)
+            if reach.proven:
+                reach.stacks = possible_stacks(target.maps())
             ours = _named(reach, named) + _copied(target, memory, self.waiting)
             known = {node for node, _ in ours}
             case = _Case(target, memory, reach, known, [holder for _, holder in ours])

@@ -112,14 +112,17 @@ class Hits:
 
     def outside(self, spans: Sequence[Span]) -> "Hits":
         """Return the words that lie in none of some ranges (in address order)."""
-        table = np.array(spans, np.uint64).reshape(-1, 2)
-        row = np.searchsorted(table[:, 0], self.addr, side="right") - 1
-        if not len(table):
-            return self
-        inside = (row >= 0) & (self.addr < table[np.maximum(row, 0), 1])
-        return self._only(~inside)
+        return self.only(self.apart(spans)) if spans else self
 
-    def _only(self, kept: NDArray[np.bool_]) -> "Hits":
+    def apart(self, spans: Sequence[Span]) -> NDArray[np.bool_]:
+        """Return which words lie in none of some ranges (in address order)."""
+        table = np.array(spans, np.uint64).reshape(-1, 2)
+        if not len(table):
+            return np.ones(len(self.addr), np.bool_)
+        row = np.searchsorted(table[:, 0], self.addr, side="right") - 1
+        return (row < 0) | (self.addr >= table[np.maximum(row, 0), 1])
+
+    def only(self, kept: NDArray[np.bool_]) -> "Hits":
         rows = self.addr[kept], self.value[kept], self.row[kept]
         return Hits(*rows, self.scanned_size, self.seconds)
 

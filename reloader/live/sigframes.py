@@ -55,20 +55,25 @@ def stack_ranges(maps: Sequence[Mapping], stack_pointers: U64) -> tuple[U64, U64
 
 
 def _scan(pid: int, starts: U64, ends: U64, restorers: U64) -> tuple[U64, U64]:
-    """Return the interrupted rip and rsp of every signal frame in the ranges."""
-    counters: list[int] = []
-    pointers: list[int] = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        space = np.empty(end - start, np.uint8)
-        words = space[: ptrace.read_memory(pid, start, space) & ~7].view(np.uint64)
-        if restorers.size == 1:
-            hits = np.flatnonzero(words == restorers[0])
-        else:
-            hits = np.flatnonzero(np.isin(words, restorers))
-        for hit in hits[hits + RIP_OFFSET < len(words)].tolist():
-            counters.append(int(words[hit + RIP_OFFSET]))
-            pointers.append(int(words[hit + RSP_OFFSET]))
-    return np.array(counters, np.uint64), np.array(pointers, np.uint64)
+    """Return the interrupted rip and rsp of every signal frame in the ranges.
+
+    All stacks are read by one call: a call for each of 64 threads doubles the pause.
+    """
+    sizes = ends - starts
+    space = np.empty(int(sizes.sum()), np.uint8)
+    done = ptrace.read_ranges(pid, np.stack([starts, sizes], axis=1), space)
+    if done < len(space) and len(starts) > 1:  # a mapping went away: the others one by one
+        rows = range(len(starts))
+        parts = [_scan(pid, starts[i : i + 1], ends[i : i + 1], restorers) for i in rows]
+        counters, pointers = zip(*parts, strict=True)
+        return np.concatenate(counters), np.concatenate(pointers)
+    words = space[: done & ~7].view(np.uint64)
+    hits = np.flatnonzero(words == restorers[0])
+    for other in restorers[1:].tolist():
+        hits = np.append(hits, np.flatnonzero(words == np.uint64(other)))
+    behind = np.minimum(np.cumsum(sizes), np.uint64(done)).astype(np.int64) // 8
+    hits = hits[hits + RIP_OFFSET < behind[behind.searchsorted(hits, side="right")]]
+    return words[hits + RIP_OFFSET], words[hits + RSP_OFFSET]
 
 
 def interrupted_counters(

@@ -6,7 +6,7 @@ meanwhile is forgotten, wherever that happens.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,11 @@ def stopped_family(members: Callable[[], list[Member]]) -> Generator[Stopped]:
         while fresh := [member for member in members() if member.pid not in done]:
             for member in fresh:
                 done.add(member.pid)
+                with suppress(TargetGoneError):
+                    member.prepare_stop()
+            for member in fresh:
                 try:
-                    parts.append(stops.enter_context(member.stop()))
+                    parts.append(stops.enter_context(member.stop_prepared()))
                 except TargetGoneError:
                     if len(fresh) == 1 and not parts:
                         raise

@@ -88,8 +88,7 @@ class Tracee:
 
     def interrupt(self) -> None:
         """Ask the thread to stop."""
-        with contextlib.suppress(ProcessLookupError):
-            ptrace.ptrace(ptrace.PTRACE_INTERRUPT, self.tid)
+        ptrace.stop_soon(self.tid)
 
     def poll(self) -> int | None:
         """Return the thread's new wait status: None while it runs, 0 if it is gone.
@@ -152,12 +151,14 @@ class Tracee:
 
     def detach(self) -> None:
         """Let the thread go, with the signal that it was about to get."""
-        with contextlib.suppress(ProcessLookupError, StopTimeoutError):
-            if not self.stopped:  # only a stopped thread can be detached
-                self.interrupt()
+        if not self.stopped:  # only a stopped thread can be detached
+            self.interrupt()
+            try:
                 if not self.wait(time.monotonic() + STOP_SECONDS):
                     return
-            ptrace.ptrace(ptrace.PTRACE_DETACH, self.tid, 0, self.signal)
+            except StopTimeoutError:
+                return
+        if ptrace.detach(self.tid, self.signal):
             self.stopped = False
 
     def reap(self, deadline: float) -> None:
@@ -265,8 +266,7 @@ class StoppedThreads:
         # addresses instead of a view a row: each microsecond here is one of the stop
         first, step = self.registers.ctypes.data, self.registers.strides[0]
         for row, tid in enumerate(self.tids):
-            with contextlib.suppress(ProcessLookupError):
-                ptrace.ptrace(ptrace.PTRACE_GETREGS, tid, 0, first + row * step)
+            ptrace.take_registers(tid, first + row * step)
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, addr: int, data: bytes) -> None:

@@ -37,8 +37,9 @@ typedef int (*mask_hook)(int, const sigset_t *, sigset_t *);
 
 static uint32_t want, lock, borrowers;
 static struct caml_work *work;
-static pthread_t runner;           /* who runs the work, while INSIDE */
-static uint32_t runner_borrows;    /* it is our thread, in a runtime that does not know it */
+/* Who runs the work, and who of ours has a runtime that does not know it; each set and cleared by itself, so that
+ * nobody else can ever take itself for it. */
+static pthread_t runner, tenant;
 static uint64_t call_since_ms;     /* when the call into OCaml began that may take too long, 0: none */
 static uint32_t overdue;
 static plain_hook old_enter, old_leave, old_interrupt;
@@ -66,7 +67,9 @@ static uint32_t load(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ
 
 static void store(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_SEQ_CST); }
 
-static int is_runner(void) { return load(&want) == INSIDE && pthread_equal(runner, pthread_self()); }
+static int is_me(pthread_t *thread) { return __atomic_load_n(thread, __ATOMIC_SEQ_CST) == pthread_self(); }
+
+static void set(pthread_t *thread, pthread_t value) { __atomic_store_n(thread, value, __ATOMIC_SEQ_CST); }
 
 static int is_up(void) { return CAML_VARIABLE(volatile int64_t, caml_globals_inited) > 0; }
 
@@ -86,12 +89,12 @@ static void try_work(int by) {
   int saved_errno = errno;
   uint64_t began = now_us();
   block_signals(&old);
-  runner = pthread_self();
+  set(&runner, pthread_self());
   reloader_control->caml_reached_by = (uint32_t)by;
   reloader_control->caml_phase = 2;
   work->run(work);
   reloader_control->caml_inside_us = now_us() - began;
-  runner_borrows = 0;
+  set(&runner, 0);
   store(&want, DONE);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   errno = saved_errno;
@@ -101,7 +104,7 @@ static void try_work(int by) {
 /* The runtime's hooks. */
 
 static void enter_hook(void) {
-  if (runner_borrows && is_runner()) return;
+  if (is_me(&tenant)) return;
   old_enter();
   if (reloader_caml.family != 4) return;
   store(&lock, FREE);
@@ -109,7 +112,7 @@ static void enter_hook(void) {
 }
 
 static void leave_hook(void) {
-  if (runner_borrows && is_runner()) return;
+  if (is_me(&tenant)) return;
   for (uint32_t seen = load(&lock); reloader_caml.family == 4; seen = load(&lock)) {
     if (seen == AGENT)
       wait_ms(&lock, AGENT, 0);
@@ -120,7 +123,7 @@ static void leave_hook(void) {
 }
 
 static void overdue_call(void) {
-  if (load(&overdue) && is_runner() && call_since_ms && change(&overdue, 1, 0))
+  if (load(&overdue) && is_me(&runner) && call_since_ms && change(&overdue, 1, 0))
     CAML(void, caml_failwith, const char *)("it takes too long and was interrupted");
 }
 
@@ -138,7 +141,7 @@ static int mask_hook_4(int how, const sigset_t *set, sigset_t *old) {
 /* 5.x, after all other pending actions. */
 static void interrupt_hook_5(void) {
   overdue_call();
-  if (is_runner()) return; /* no other thread in the midst of our work */
+  if (is_me(&runner)) return; /* no other thread in the midst of our work */
   if (reloader_caml_domain() == domain_zero) try_work(BY_HOOK);
   old_interrupt();
 }
@@ -203,9 +206,9 @@ static void borrow(void) {
     saved = domain[top];
     domain[top] = (uint64_t)__builtin_frame_address(0);
   }
-  runner_borrows = 1;
+  set(&tenant, pthread_self());
   try_work(BY_THREAD);
-  runner_borrows = 0;
+  set(&tenant, 0);
   if (top) domain[top] = saved;
 }
 
@@ -322,5 +325,7 @@ caml_value reloader_caml_call(caml_value closure) {
 void reloader_caml_in_child(void) {
   store(&want, IDLE);
   store(&borrowers, 0);
+  set(&runner, 0);
+  set(&tenant, 0);
   if (load(&lock) == AGENT) store(&lock, FREE);
 }

@@ -38,12 +38,12 @@ let without_weak_numbers text =
 let printed print value =
   Buffer.clear buffer;
   Format.pp_set_margin formatter 1_000_000;
-  print formatter value;
+  (* this also forgets the names given so far, among which a second `t` would be `t/2` *)
+  Printtyp.wrap_printing_env ~error:true Env.empty (fun () -> print formatter value);
   Format.pp_print_flush formatter ();
   without_weak_numbers (Buffer.contents buffer)
 
-let type_text ty =
-  Printtyp.wrap_printing_env ~error:true Env.empty (fun () -> printed Printtyp.type_expr ty)
+let type_text ty = printed Printtyp.type_expr ty
 
 (* ---- Fields. *)
 

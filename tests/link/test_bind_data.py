@@ -240,7 +240,6 @@ def test_the_next_reload_starts_where_the_last_one_left_the_data(tmp_path: Path)
     second = compile_c(tmp_path / "2", second_source, "-O2")
     graph, _ = bind(first, second)
     place(graph)
-    before = live_object(first.file)
     fake = live_object(second.file)
     mapped = next_data_map(graph, 0)
     live = LiveObject(second.file, fake.generation, fake.section_addr,

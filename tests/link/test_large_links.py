@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from reloader.elf.object import ObjectFile
+from reloader.ids import Generation
 from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.pipeline import read_graph
-from reloader.ids import Generation
 from reloader.live.ledger import Ledger
 from reloader.live.next_version import hold, unwind_tables
 from tests.support.link import (

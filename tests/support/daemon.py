@@ -173,7 +173,7 @@ class FakeEngine:
 
     def memory(self, target: str | None) -> MemoryAnswer:
         del target
-        return {"rows": [], "live_size": 4096, "superseded_size": 0, "freed_size": 8192}
+        return {"rows": [], "live_size": 4096, "superseded_size": 0, "retained_size": 0, "freed_size": 8192}
 
     def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
         del target

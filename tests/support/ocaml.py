@@ -167,7 +167,12 @@ class Build:
         (self.folder / name).write_text(text.replace(old, new))
         return self.compile(name)
 
-    def start(self, *arguments: str, command: Sequence[str] = ()) -> int:
+    def start(
+        self,
+        *arguments: str,
+        command: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
         """Start the program, below `command` if given; return the pid once it said `ready`."""
         self.process = subprocess.Popen(
             [*command, str(self.executable), *arguments],
@@ -175,6 +180,7 @@ class Build:
             stdout=subprocess.PIPE,
             text=True,
             cwd=self.folder,
+            env=environment,
         )
         assert self.line() == "ready"
         return self.process.pid

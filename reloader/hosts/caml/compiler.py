@@ -113,6 +113,8 @@ def compiler_digest(compiler: Compiler, *texts: str) -> str:
 
 def _build(compiler: Compiler, program: Path) -> None:
     """Build beside the program and rename, so that nobody starts half a file."""
+    if not (Path(compiler.where) / "compiler-libs" / "ocamlcommon.cmxa").exists():
+        raise CompilerLibrariesError(compiler.version, compiler.where)
     with tempfile.TemporaryDirectory(dir=program.parent, prefix="build-") as name:
         folder = Path(name)
         for source in MODULES:
@@ -129,8 +131,6 @@ def _build(compiler: Compiler, program: Path) -> None:
             if done.returncode == 0:
                 (folder / "it").replace(program)
                 return
-            if "ocamlcommon.cmxa" in done.stdout:
-                raise CompilerLibrariesError(compiler.version, compiler.where)
             output = output or done.stdout
     raise InspectorBuildError(compiler.version, output)
 

@@ -1,11 +1,11 @@
 """Functions that the compiler makes at link time, for units that are loaded later.
 
 `caml_curryN`, `caml_applyN`, `caml_tuplifyN` and `caml_sendN` are in no library: ocamlopt
-writes those that an executable needs into its start-up file. A new unit may need others. So the compiler is asked once, by a unit that needs them all, for a start-up file
-(`-dstartup`); it is cut into one object a function with what belongs to it, in an archive from
-which a link pulls what is missing. Each object has the symbols of a unit: frame table, code and
-data limits, an initialiser that does nothing. What a program has is never pulled, so nothing is
-defined twice.
+writes those that an executable needs into its start-up file. A new unit may need others. So the
+compiler is asked once, by a unit that needs them all, for a start-up file (`-dstartup`); it is
+cut into one object a function with what belongs to it, in an archive from which a link pulls
+what is missing. Each object has the symbols of a unit: frame table, code and data limits, an
+initialiser that does nothing. What a program has is never pulled, so nothing is defined twice.
 """
 
 import re

@@ -6,6 +6,7 @@ milliseconds for a small unit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,7 +104,7 @@ class Inspector:
         """
         self.compiler = compiler
         self.program = inspector_program(compiler, cache)
-        self._process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None  # None: not started, or it ended
 
     def __enter__(self) -> Self:
         """Nothing is started before the first question."""
@@ -139,13 +140,14 @@ class Inspector:
 
     def close(self) -> None:
         """End the co-process; the next question starts another one."""
-        process, self._process = self._process, None
-        if process is not None:
-            if process.stdin is not None:
-                process.stdin.close()
-            if process.stdout is not None:
-                process.stdout.close()
-            process.wait()
+        process, self.process = self.process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        process.wait()
 
     def _ask(self, about: str, words: list[str]) -> dict[str, Any]:
         if any(c in word for word in words for c in "\t\n"):
@@ -163,10 +165,10 @@ class Inspector:
 
     def _exchange(self, line: str) -> str:
         """Return the answer to one line, "" if the co-process ended."""
-        process = self._process
+        process = self.process
         if process is None:
             # our own program, built by the user's compiler
-            process = self._process = subprocess.Popen(  # noqa: S603
+            process = self.process = subprocess.Popen(  # noqa: S603
                 [str(self.program)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -7,13 +7,13 @@ from reloader.config import OcamlConfig
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.errors.ocaml import FlambdaError, UnfitUnitError
-from reloader.hosts.caml.changed_types import Names
 from reloader.hosts.caml.compatible import (
     is_original,
     refuse_incompatible,
     refuse_other_compiler,
 )
 from reloader.hosts.caml.compiler import find_compiler
+from reloader.hosts.caml.generics import generic_unit, is_generic
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
 from reloader.hosts.caml.inspector import Inspector, find_unit_files
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
@@ -32,7 +32,7 @@ class World:
         self.policy = policy
         self.live: dict[str, UnitInfo] = {}  # by the unit's name
         self._infos: dict[str, UnitInfo] = {}  # by the object's digest
-        self._changed: Names = frozenset()  # types that the transaction at hand changes
+        self._changed: frozenset[str] = frozenset()  # types, by the transaction at hand
 
     def info(self, file: ObjectFile) -> UnitInfo:
         """Return what a unit's compiled files say; they belong to this version of its object.
@@ -40,6 +40,8 @@ class World:
         Raises:
             ReloaderError: They are missing or cannot be read.
         """
+        if is_generic(file):
+            return generic_unit(file)
         if file.digest not in self._infos:
             files = find_unit_files(Path(file.path), file.member)
             self._infos[file.digest] = self.inspector.unit(files)

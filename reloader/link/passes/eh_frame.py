@@ -198,7 +198,8 @@ def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) ->
 
 def _compact(graph: LinkGraph, unwind: Unwind, block: int, kept: Bool, new_start: I64) -> None:
     """Close the gaps between a block's kept records and mend their CIE pointers."""
-    rows = np.arange(*np.searchsorted(unwind.block, [block, block + 1]))
+    ends: list[int] = np.searchsorted(unwind.block, [block, block + 1]).tolist()
+    rows: I64 = np.arange(*ends, dtype=np.int64)
     stays = np.repeat(kept[rows], unwind.size[rows])
     first = int(graph.blocks.content[block])
     data = graph.content[first : first + len(stays)]

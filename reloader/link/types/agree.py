@@ -98,6 +98,21 @@ class Agreement:
             for old, new in both_functions(item)
         )
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether old and new code must not run side by side: more than one function may know.
+
+        A type that is declared inside of a function is that function's alone.
+        """
+        for item in self.comparisons.values():
+            if any(compare_functions(old, new).reason for old, new in both_functions(item)):
+                return True
+            local = {record.name for record in item.old.functions.values()}
+            for (_, name), pair in item.named_pairs().items():
+                if item.differ(pair) and name.partition("::")[0] not in local:
+                    return True
+        return False
+
     def refuse(self, kept: Sequence[Kept]) -> None:
         """Refuse what would let two layouts meet.
 

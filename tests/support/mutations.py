@@ -1,0 +1,454 @@
+"""Seeded edits of a generated program: those that make old data and new code disagree, and others.
+
+The program has structs in structs and behind pointers, a union, an enum, bit-fields, function
+pointers, a thread-local variable and C++ classes with virtual functions, all with random names
+and members. An edit changes the description of the program; the sources are written from it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from reloader.errors.base import ReloaderError
+from reloader.live.linking import link_transaction
+from reloader.session import Session, read_file
+from reloader.sources import source_line
+from tests.support.road import MAIN, Program, attached
+
+TYPES: Final = (
+    "char", "unsigned char", "short", "unsigned short", "int", "unsigned", "long",
+    "unsigned long", "float", "double", "char *",
+)  # fmt: skip
+WORDS: Final = (
+    "amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heron", "iris", "jade",
+    "kelp", "lotus", "maple", "north", "ocean", "pearl", "quartz", "raven", "sable", "tulip",
+)  # fmt: skip
+BUILDS: Final = (  # compiler, flags
+    ("gcc", ("-O2", "-g")),
+    ("gcc", ("-O0", "-g")),
+    ("gcc", ("-O1", "-g", "-gdwarf-4", "-fdata-sections", "-ffunction-sections")),
+    ("clang", ("-O1", "-g")),
+)
+Fields = list[tuple[str, str]]  # (type, name)
+
+
+@dataclass
+class World:
+    """What the program is made of."""
+
+    inner: Fields
+    outer: Fields
+    union: Fields
+    local: Fields  # of the thread-local variable
+    colors: list[tuple[str, int]]
+    bits: list[tuple[str, int]]
+    parameters: list[str]
+    result: str
+    call: str  # parameter of a function pointer in a struct
+    table: int  # elements
+    base: list[str]  # virtual functions
+    derived: list[str]
+    members: Fields  # of the base class
+    parents: str = "Base"
+    # harmless things
+    prelude: str = ""  # at the top of the header
+    more_header: str = ""
+    before: str = ""  # before the functions of state.c
+    scratch: str = "int"  # type of a local variable
+    scratch_name: str = "scratch"
+    private: str = "int a; int b;"  # of a struct inside of a function
+    constant: int = 7
+    methods: str = ""  # not virtual
+    swapped: bool = False  # order of functions
+    qualifier: str = ""  # of parameters
+    overrides: list[str] = field(default_factory=list[str])
+
+    @classmethod
+    def of(cls, random: Random) -> "World":
+        """Return a random one."""
+        names = random.sample(WORDS, len(WORDS))
+
+        def fields(count: int) -> Fields:
+            return [(random.choice(TYPES), names.pop()) for _ in range(count)]
+
+        return cls(
+            inner=fields(3), outer=fields(3), union=fields(2), local=fields(2),
+            colors=[(name.upper(), at) for at, (_, name) in enumerate(fields(3))],
+            bits=[("low", random.randint(2, 6)), ("high", random.randint(2, 6))],
+            parameters=random.choices(("int", "long", "double", "char *", "short"), k=2),
+            result=random.choice(("int", "long", "double")),
+            call=random.choice(("int", "long", "double")),
+            table=random.randint(3, 9),
+            base=["area", "draw", "name"], derived=["turn", "grow"], members=fields(2),
+        )  # fmt: skip
+
+    def header(self) -> str:
+        """Return what both C objects include."""
+        bits = " ".join(f"unsigned {name} : {width};" for name, width in self.bits)
+        colors = ", ".join(f"{name} = {value}" for name, value in self.colors)
+        parameters = ", ".join(f"{self.qualifier}{kind}" for kind in self.parameters)
+        return f"""{self.prelude}
+struct inner {{ {members(self.inner)} }};
+union either {{ {members(self.union)} }};
+enum color {{ {colors} }};
+struct outer {{
+    {members(self.outer)}
+    struct inner in; struct inner *link; union either u; enum color c; {bits}
+    int (*call)(struct inner *, {self.call});
+}};
+extern struct outer shared;
+{self.result} work(struct outer *o, {parameters});
+{self.more_header}
+void touch(void *data, unsigned long size);
+"""
+
+    def state(self) -> str:
+        """Return the object that has the data."""
+        named = ", ".join(f"{self.qualifier}{kind} p{at}" for at, kind in enumerate(self.parameters))
+        work = f"""{self.result} work(struct outer *o, {named})
+{{
+    {self.scratch} {self.scratch_name} = {self.constant};
+    struct mine {{ {self.private} }} own = {{0}};
+    touch(&{self.scratch_name}, sizeof {self.scratch_name});
+    touch(&own, sizeof own);
+    touch(o, sizeof *o);
+    touch(&table, sizeof table);
+    touch(&head, sizeof head);
+    touch(&local, sizeof local);
+    return 0;
+}}
+"""
+        other = "int other(void) { return head != 0; }\n"
+        functions = [other, work] if self.swapped else [work, other]
+        return f"""#include "shared.h"
+struct outer shared;
+static struct inner *head;
+static struct outer table[{self.table}];
+static _Thread_local struct {{ {members(self.local)} }} local;
+{self.before}
+{"".join(functions)}"""
+
+    def user(self) -> str:
+        """Return the object that calls it."""
+        arguments = ", ".join("0" for _ in self.parameters)
+        return f"""#include "shared.h"
+int answer(int n) {{ touch(&shared.in, sizeof shared.in); return (int)work(&shared, {arguments}) + n; }}
+"""
+
+    def shapes(self) -> str:
+        """Return the C++ object."""
+        base = "".join(f"    virtual int {name}(int n) {{ return n; }}\n" for name in self.base)
+        derived = "".join(f"    virtual int {name}() {{ return 1; }}\n" for name in self.derived)
+        derived += "".join(f"    int {name}(int n) override {{ return -n; }}\n" for name in self.overrides)
+        return f"""extern "C" void touch(void *data, unsigned long size);
+struct Other {{ virtual int elsewhere() {{ return 9; }} long weight; }};
+struct Base {{
+{base}    {members(self.members)}
+    {self.methods}
+}};
+struct Derived : {self.parents} {{
+{derived}    int depth;
+}};
+Base *shape;
+extern "C" int shapes(int n)
+{{
+    if (!shape) shape = new Derived;
+    touch(shape, sizeof *shape);
+    return {self.constant} + n;
+}}
+"""
+
+
+def members(fields: Fields) -> str:
+    """Return the members of a struct."""
+    return " ".join(f"{kind} {name};" for kind, name in fields)
+
+
+Edit = Callable[[World, Random], None]
+
+
+def _fields(world: World, random: Random) -> Fields:
+    return random.choice((world.inner, world.outer, world.union, world.local, world.members))
+
+
+def swap_members(world: World, random: Random) -> None:
+    fields = random.choice((world.inner, world.outer))
+    one, other = random.sample(range(len(fields)), 2)
+    fields[one], fields[other] = fields[other], fields[one]
+
+
+def retype_member(world: World, random: Random) -> None:
+    fields = _fields(world, random)
+    at = random.randrange(len(fields))
+    kinds = [kind for kind in TYPES if kind != fields[at][0]]
+    fields[at] = random.choice(kinds), fields[at][1]
+
+
+def add_member(world: World, random: Random) -> None:
+    fields = random.choice((world.inner, world.outer, world.members))
+    fields.insert(random.randint(0, len(fields)), (random.choice(TYPES), "added"))
+
+
+def remove_member(world: World, random: Random) -> None:
+    fields = random.choice((world.inner, world.outer))
+    del fields[random.randrange(len(fields))]
+
+
+def resize_bits(world: World, random: Random) -> None:
+    at = random.randrange(len(world.bits))
+    name, width = world.bits[at]
+    world.bits[at] = name, width + random.randint(1, 3)
+
+
+def resize_table(world: World, random: Random) -> None:
+    world.table += random.choice((-1, 1, 2, 5))
+
+
+def retype_parameter(world: World, random: Random) -> None:
+    at = random.randrange(len(world.parameters))
+    kinds = [k for k in ("int", "long", "double", "char *", "short") if k != world.parameters[at]]
+    world.parameters[at] = random.choice(kinds)
+
+
+def add_parameter(world: World, random: Random) -> None:
+    world.parameters.insert(random.randint(0, len(world.parameters)), "int")
+
+
+def remove_parameter(world: World, random: Random) -> None:
+    del world.parameters[random.randrange(len(world.parameters))]
+
+
+def retype_result(world: World, random: Random) -> None:
+    world.result = random.choice([k for k in ("int", "long", "double") if k != world.result])
+
+
+def retype_callback(world: World, random: Random) -> None:
+    world.call = random.choice([k for k in ("int", "long", "double") if k != world.call])
+
+
+def renumber_enum(world: World, random: Random) -> None:
+    at = random.randrange(len(world.colors))
+    world.colors[at] = world.colors[at][0], 40 + at
+
+
+def insert_enum(world: World, random: Random) -> None:
+    at = random.randrange(len(world.colors))
+    names = [name for name, _ in world.colors]
+    names.insert(at, "ADDED")
+    world.colors = [(name, value) for value, name in enumerate(names)]
+
+
+def drop_enum(world: World, random: Random) -> None:
+    del world.colors[random.randrange(len(world.colors))]
+
+
+def swap_enum(world: World, random: Random) -> None:
+    one, other = random.sample(range(len(world.colors)), 2)
+    (a, x), (b, y) = world.colors[one], world.colors[other]
+    world.colors[one], world.colors[other] = (a, y), (b, x)
+
+
+def insert_virtual(world: World, random: Random) -> None:
+    functions = random.choice((world.base, world.derived))
+    functions.insert(random.randint(0, len(functions)), "added")
+
+
+def remove_virtual(world: World, random: Random) -> None:
+    functions = random.choice((world.base, world.derived))
+    del functions[random.randrange(len(functions))]
+
+
+def swap_virtual(world: World, random: Random) -> None:
+    functions = random.choice((world.base, world.derived))
+    one, other = random.sample(range(len(functions)), 2)
+    functions[one], functions[other] = functions[other], functions[one]
+
+
+def add_parent(world: World, random: Random) -> None:
+    world.parents = random.choice(("Base, Other", "Other, Base"))
+
+
+def retype_local(world: World, random: Random) -> None:
+    at = random.randrange(len(world.local))
+    kinds = [kind for kind in TYPES if kind != world.local[at][0]]
+    world.local[at] = random.choice(kinds), world.local[at][1]
+
+
+def swap_local(world: World, random: Random) -> None:
+    world.local[0] = "int", world.local[0][1]
+    world.local.reverse()
+    _ = random
+
+
+def add_local(world: World, random: Random) -> None:
+    world.local.insert(random.randint(0, len(world.local)), ("double", "added"))
+
+
+DANGEROUS: Final[dict[str, tuple[Edit, ...]]] = {
+    "layout": (swap_members, retype_member, remove_member, resize_bits),
+    "size": (resize_table, add_member),
+    "signature": (
+        retype_parameter, add_parameter, remove_parameter, retype_result, retype_callback,
+    ),
+    "enum": (renumber_enum, insert_enum, drop_enum, swap_enum),
+    "vtable": (insert_virtual, remove_virtual, swap_virtual, add_parent),
+    "tls": (retype_local, add_local),
+}  # fmt: skip
+
+
+def _set(**values: object) -> Edit:
+    def edit(world: World, _random: Random) -> None:
+        for name, value in values.items():
+            setattr(world, name, value)
+
+    return edit
+
+
+def rename_member(world: World, random: Random) -> None:
+    fields = _fields(world, random)
+    at = random.randrange(len(fields))
+    fields[at] = fields[at][0], "renamed"
+
+
+def rename_type(world: World, random: Random) -> None:
+    fields = _fields(world, random)
+    at = random.randrange(len(fields))
+    world.prelude = f"typedef {fields[at][0]} measure;"
+    if fields is not world.members:
+        fields[at] = "measure", fields[at][1]
+
+
+def append_enum(world: World, _random: Random) -> None:
+    world.colors.append(("APPENDED", max(value for _, value in world.colors) + 1))
+
+
+def override(world: World, random: Random) -> None:
+    world.overrides = [random.choice(world.base)]
+
+
+HARMLESS: Final[dict[str, Edit]] = {
+    "a comment": _set(prelude="/* what\n   it is\n   for */"),
+    "a macro": _set(prelude="#define UNUSED 1\n#define ALSO 2"),
+    "an include": _set(prelude="#include <stddef.h>\n#include <stdint.h>"),
+    "includes in another order": _set(prelude="#include <stdint.h>\n#include <stddef.h>"),
+    "a new struct": _set(more_header="struct fresh { int a; struct outer *o; };"),
+    "a new prototype": _set(more_header="int fresh(struct inner *);"),
+    "a forward declaration": _set(prelude="struct outer; struct inner;"),
+    "a new function": _set(before="static int fresh(int n) { return n; }\n"
+                           "int (*used)(int) = fresh;"),  # fmt: skip
+    "a new variable": _set(before="int fresh = 3;"),
+    "a new static variable": _set(before="static long fresh[3]; long *used = fresh;"),
+    "a renamed local variable": _set(scratch_name="renamed"),
+    "a retyped local variable": _set(scratch="long"),
+    "a struct inside of a function": _set(private="long b; short a; char c[9];"),
+    "a constant": _set(constant=11),
+    "a method": _set(methods="int plain(int n) { return n; }", constant=12),
+    "a static member": _set(methods="static int count;", constant=13),
+    "functions in another order": _set(swapped=True),
+    "const parameters": _set(qualifier="const "),
+    "a renamed member": rename_member,
+    "a typedef": rename_type,
+    "an appended enum value": append_enum,
+    "an overridden function": override,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one edit."""
+
+    kind: str
+    edit: str
+    dangerous: bool
+    code: str  # of the refusal, "": it would load
+    text: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether a dangerous edit is refused, a harmless one is not."""
+        return bool(self.code) == self.dangerous
+
+
+@contextmanager
+def generated(folder: Path, seed: int) -> Iterator[tuple[Program, Session, World]]:
+    """Run the program of a seed and attach to it."""
+    world = World.of(Random(seed))
+    cc, flags = BUILDS[seed % len(BUILDS)]
+    program = Program(folder, flags, cc=cc)
+    touch = "void touch(void *d, unsigned long n) { volatile char *p = d; while (n--) p[n]; }\n"
+    program.compile(main=touch + MAIN)
+    write(program, world)
+    program.cc = "g++"
+    program.link()
+    program.cc = cc
+    program.start()
+    try:
+        with attached(program) as session:
+            yield program, session, world
+    finally:
+        program.stop()
+
+
+def write(program: Program, world: World) -> None:
+    """Write and compile a world's sources."""
+    (program.folder / "shared.h").write_text(world.header())
+    program.compile(state=world.state(), user=world.user())
+    other = Program(program.folder, [*program.flags, "-x", "c++"], cc=f"{program.cc}")
+    other.compile(shapes=world.shapes())
+
+
+def try_edit(
+    program: Program, session: Session, world: World, kind: str, edit: Edit, random: Random
+) -> Verdict | None:
+    """Compile an edit and say what a reload would say; None: the edit changed nothing."""
+    edited = deepcopy(world)
+    edit(edited, random)
+    if edited == world:
+        return None
+    write(program, edited)
+    names = ["shapes.o"] if edited.shapes() != world.shapes() else []
+    if edited.header() + edited.state() != world.header() + world.state():
+        # a changed signature is wrong only where the caller stays
+        names += ["state.o"] if kind == "signature" or random.random() < 0.5 else ["state.o", "user.o"]
+    code, text = refusal(session, [program.folder / name for name in names])
+    return Verdict(kind, getattr(edit, "__name__", kind), kind in DANGEROUS, code, text)
+
+
+def refusal(session: Session, paths: list[Path]) -> tuple[str, str]:
+    """Return code and text of why files would not load together, ("", "") if they would."""
+    contents = [(str(path), read_file(str(path))) for path in paths]
+    try:
+        objects, _ = session.chosen(contents, named=True)
+        with ExitStack() as undo:
+            if not objects:  # the very same bytes
+                return "", ""
+            link_transaction(session.program, objects, frozenset(), source_line, undo)
+    except ReloaderError as error:
+        return error.code, str(error)
+    return "", ""
+
+
+def mutations(
+    folder: Path, seed: int, *, dangerous: int, harmless: int
+) -> Iterator[Verdict]:
+    """Yield the verdicts on some edits of the program of a seed."""
+    random = Random(seed + 1000)
+    kinds = [kind for kind in DANGEROUS for _ in range(-(-dangerous // len(DANGEROUS)))]
+    plain = list(HARMLESS)
+    with generated(folder, seed) as (program, session, world):
+        done = 0
+        while done < dangerous:
+            kind = kinds[done % len(kinds)]
+            verdict = try_edit(program, session, world, kind, random.choice(DANGEROUS[kind]), random)
+            if verdict is not None:
+                done += 1
+                yield verdict
+        for at in range(harmless):
+            kind = plain[(at + seed * harmless) % len(plain)]
+            verdict = try_edit(program, session, world, kind, HARMLESS[kind], random)
+            if verdict is not None:
+                yield verdict

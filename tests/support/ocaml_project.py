@@ -1,0 +1,85 @@
+"""An OCaml program under the real command: run, edit, compile one unit, ask what came of it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.ocaml import ROOT, Build, Compiler, build
+
+RELOADER = [sys.executable, "-m", "reloader"]
+
+
+class Project:
+    """A folder with a built program, and the command to use on it."""
+
+    def __init__(self, program: Build) -> None:
+        self.program = program
+        self.folder = program.folder
+        self.environment = {
+            **os.environ,
+            "PATH": program.compiler.environment["PATH"],
+            "PYTHONPATH": str(ROOT),
+        }
+        self.attempts = 0
+
+    def run(self, *arguments: str, options: Sequence[str] = ()) -> None:
+        """Start the program under the daemon."""
+        command = [*RELOADER, "run", *options, "--"]
+        self.program.start(*arguments, command=command, environment=self.environment)
+
+    def attach(self, *arguments: str) -> None:
+        """Start the program alone, then attach to it."""
+        self.verb("attach", str(self.program.start(*arguments)))
+
+    def verb(self, *words: str, status: int = 0) -> str:
+        """Run a verb; return what it wrote."""
+        done = subprocess.run(
+            [*RELOADER, *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr + done.stdout
+        return done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:  # noqa: ANN401 - whatever the verb answers
+        """Run a verb; return its answer."""
+        return json.loads(self.verb(*words, "--json"))
+
+    def settled(self) -> dict[str, Any]:
+        """Wait for the attempt that the latest saves lead to."""
+        self.attempts += 1
+        return self.json("wait", "--generation", str(self.attempts), "--timeout", "20")
+
+    def save(self, name: str, old: str, new: str) -> dict[str, Any]:
+        """Edit a source, compile it alone, and wait for what comes of it."""
+        self.program.edit(name, old, new)
+        return self.settled()
+
+    def refusal(self, name: str, old: str, new: str) -> str:
+        """Edit and compile a source whose object must be refused; return the text."""
+        row = self.save(name, old, new)
+        assert row["outcome"] == "refused", row
+        text = str(row["error"])
+        assert "Nothing was changed" in text
+        return text
+
+
+@contextmanager
+def project_of(
+    compiler: Compiler, folder: Path, name: str, *, opaque: bool = True
+) -> Generator[Project]:
+    """Build one of the programs; end it and its daemon with the block."""
+    made = Project(build(compiler, folder, name, opaque=opaque))
+    try:
+        yield made
+    finally:
+        made.program.stop()
+        made.verb("stop")
