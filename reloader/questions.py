@@ -104,6 +104,8 @@ class Questions:
         """Return the attempt that `wait` waits for, or None if it is not decided yet."""
         attended = self._find(target)
         rows = self.history(target, 50)
+        if rows and rows[0]["outcome"] == "prepared":
+            return None
         if generation is None:
             busy = attended.builder is not None and attended.builder.busy
             return None if busy or not rows else rows[0]

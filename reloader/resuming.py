@@ -67,6 +67,16 @@ def known_target(process: Process, store: Store) -> int | None:
     return found
 
 
+def follow(process: Process, store: Store, target: int) -> bool:
+    """Go on with what a program has forked if it has ended; return whether any is left."""
+    before = process.pid
+    if not process.follow():
+        return False
+    if process.pid != before:
+        store.targets.follow(target, pid=process.pid, start_time=process.start_time)
+    return True
+
+
 def is_left_by(store: Store, row: TargetRow, process: Process) -> bool:
     """Return whether a process was forked from a target that has ended while we were away."""
     if start_time(row.pid) == row.start_time:

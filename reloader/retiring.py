@@ -76,7 +76,7 @@ class Retiring:
         return len(self.retirer.waiting)
 
     def kept(self) -> set[int]:
-        """Return the start addresses of superseded memory that a rollback would flip back to."""
+        """Return the start addresses of memory that a rollback would flip back to."""
         roots = self.program.past.roots(self.program.target.arena.slots)
         return self.program.ledger.reached(roots) if len(roots) else set()
 

@@ -3,12 +3,11 @@
 import base64
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from reloader.ids import Generation
-from reloader.live.objects import LiveObject
 from reloader.live.past import Step, Write
 from reloader.live.persist import pack
 from reloader.live.program import Key, Program
@@ -19,6 +18,9 @@ from reloader.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow
 from state.rows import GenerationRow
 from state.store import Store
+
+if TYPE_CHECKING:
+    from reloader.live.objects import LiveObject
 
 AddLive = Callable[[Program, Store, LiveRow], None]
 

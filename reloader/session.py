@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from reloader.config import Config, HooksConfig, OcamlConfig, load_config
+from reloader.elf.archive import read_archive
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
@@ -42,7 +43,7 @@ from reloader.reload import Options, reload
 from reloader.remap import remap
 from reloader.replay import linked_before
 from reloader.report import changed_names, data_notes
-from reloader.resuming import known_target, open_known
+from reloader.resuming import follow, known_target, open_known
 from reloader.retiring import Retiring
 from reloader.rollback import rollback
 from reloader.sources import source_line
@@ -135,6 +136,10 @@ class Session:
         # walk it (4 ms for some hundred variables).
         opened.program.host, notes = choose_host(opened.program, ocaml or OcamlConfig())
         opened.notes += notes
+        for library in opened.program.host.libraries():
+            opened.shelf.archives[str(library)] = read_archive(
+                str(library), library.read_bytes()
+            )
         gc.freeze()
         return cls(process, opened, store, target, plugins)
 
@@ -363,15 +368,8 @@ class Session:
         return outcome
 
     def follow(self) -> bool:
-        """Go on with what the program has forked if it has ended; return whether any is left."""
-        before = self.process.pid
-        if not self.process.follow():
-            return False
-        if self.process.pid != before:
-            self.store.targets.follow(
-                self.target, pid=self.process.pid, start_time=self.process.start_time
-            )
-        return True
+        """Go on with what the program has forked if it has ended; return whether any is."""
+        return follow(self.process, self.store, self.target)
 
     @contextmanager
     def noting_state_errors(self, outcome: Outcome) -> Generator[None]:

@@ -125,13 +125,13 @@ CAML_SYMBOLS: Final = (
     b"caml_register_frametable", b"caml_register_dyn_global", b"caml_empty_minor_heap",
     b"caml_record_signal", b"caml_pending_signals", b"caml_sigmask_hook",
     b"caml_channel_mutex_lock", b"caml_page_table_add", b"caml_page_table_remove",
-    b"caml_page_table_lookup", b"caml_state", b"caml_register_frametables",
-    b"caml_register_dyn_globals", b"caml_empty_minor_heaps_once",
+    b"caml_page_table_lookup", b"caml_next_frame_descriptor", b"caml_state",
+    b"caml_register_frametables", b"caml_register_dyn_globals", b"caml_empty_minor_heaps_once",
     b"caml_try_run_on_all_domains", b"caml_init_domain_self", b"caml_acquire_domain_lock",
     b"caml_release_domain_lock", b"caml_domain_external_interrupt_hook",
-    b"caml_scan_global_roots", b"caml_scan_stack", b"caml_c_thread_register",
-    b"caml_c_thread_unregister", b"caml_leave_blocking_section",
-    b"caml_enter_blocking_section_no_pending",
+    b"caml_scan_global_roots", b"caml_scan_stack", b"caml_get_frame_descrs",
+    b"caml_find_frame_descr", b"caml_c_thread_register", b"caml_c_thread_unregister",
+    b"caml_leave_blocking_section", b"caml_enter_blocking_section_no_pending",
 )  # fmt: skip
 
 HOLDER_FD: Final = 3  # where the holder keeps the memfd

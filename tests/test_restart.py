@@ -188,7 +188,6 @@ def test_a_crash_is_replayed_if_asked_for(runs: Runs) -> None:
 
 
 def test_the_program_dies_as_it_would_without_us(runs: Runs) -> None:
-    """The handler is invisible to `sigaction`, and the signal's information is the first one's."""
     source = runs.folder / "asks.c"
     source.write_text(
         """

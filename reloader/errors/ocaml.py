@@ -230,3 +230,30 @@ class UnfitUnitError(RefusedError):
             f"program, so nothing tells what its values are. {UNTOUCHED} Build the program "
             "anew and restart it."
         )
+
+
+class RunningUnitError(RefusedError):
+    """A unit's initialiser is what the program runs."""
+
+    code = "ocaml-running"
+
+    def __init__(self, object_name: str, unit: str) -> None:
+        self.object_name, self.unit = object_name, unit
+        super().__init__(
+            f"{object_name}: the program is inside the toplevel of {unit}, which would be run a "
+            f"second time beside itself. {UNTOUCHED} Restart the program for this change; what "
+            "is to be reloaded belongs into units that the loop calls."
+        )
+
+
+class NoSuchFunctionError(RefusedError):
+    """The configuration names a function that no unit has."""
+
+    code = "ocaml-no-function"
+
+    def __init__(self, name: str, units: Sequence[str]) -> None:
+        self.name, self.units = name, tuple(units)
+        super().__init__(
+            f"reloader.toml names {name} in [ocaml], and no unit of the program has such a "
+            f"toplevel function; its reloadable units are {', '.join(units)}. {UNTOUCHED}"
+        )

@@ -8,6 +8,7 @@ over. Closed functions that somebody captured long ago are reached as well: see 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from reloader.config import OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
+from reloader.errors.ocaml import NoSuchFunctionError, RunningUnitError
 from reloader.hosts.caml import forwarding
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.order import initialisation_order
@@ -25,7 +27,7 @@ from reloader.hosts.caml.transaction import Change, Details, Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace, place_of, read_unit
 from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
 from reloader.hosts.caml.world import World
-from reloader.ids import U64
+from reloader.ids import U64, Addr
 from reloader.link.graph import LinkGraph
 from reloader.live.host import Hold, HostPlan, Linked
 from reloader.live.objects import LiveObject
@@ -100,6 +102,7 @@ class Ocaml:
         for file in files:
             if file.key in self.unfit:
                 raise self.unfit[file.key]
+        self.refuse_running(files)
         infos = self.world.examine(files)
         for row, file, info in zip(rows, files, infos, strict=True):
             own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
@@ -107,6 +110,23 @@ class Ocaml:
             unit, before = cast("UnitObject", self.object_of(file)), self.units.get(file.key)
             if before is not None and not grows(before, info):
                 symbols.binding[own.start + unit.rows.block] = STB_LOCAL
+
+    def refuse_running(self, files: Sequence[ObjectFile]) -> None:
+        """Refuse units that the program is still inside the initialiser of.
+
+        Raises:
+            RunningUnitError: There is one.
+        """
+        counter = self.program.index.find([b"caml_globals_inited"]).addr[0]
+        done = int(self.program.target.read(Addr(int(counter)), WORD).view("<u8")[0])
+        for file in files:
+            info = self.world.info(file)
+            if file.key in self.units and self.world.position(info) == done + 1:
+                raise RunningUnitError(file.name, info.shown)
+
+    def libraries(self) -> list[Path]:
+        """Return the archive of functions that the compiler makes at link time."""
+        return [self.world.library()]
 
     def prepare(self, linked: Linked) -> HostPlan:
         """Say what becomes of each unit's fields, and take slots for captured functions."""
@@ -154,7 +174,9 @@ class Ocaml:
         if plan.details is None:
             return
         changes = cast("Details", plan.details).changes
-        done = self.runtime.run(script_of(changes), token=generation)
+        script = self.script(changes)
+        needed = max(self.world.position(change.info) for change in changes)
+        done = self.runtime.run(script, token=generation, globals_needed=needed)
         plan.stop_us += done.inside_us
         found = iter(done.pairs)
         for change in changes:
@@ -163,6 +185,32 @@ class Ocaml:
             plan.functions += [f"{change.info.shown}.{new.path}" for _, new in change.functions]
             plan.notes += change.state.notes()
         forwarding.jump(self.program, plan)
+
+    def script(self, changes: Sequence[Change]) -> Script:
+        """Return what the agent does for a transaction: hooks, and the swap between them."""
+        script = Script()
+        now = {unit.info.shown: (unit.info, unit.block) for unit in self.units.values()}
+        self.call_hooks(script, self.world.config.before, now)
+        swap_units(script, changes)
+        now |= {change.info.shown: (change.info, change.place.block) for change in changes}
+        self.call_hooks(script, self.world.config.after, now)
+        return script
+
+    def call_hooks(
+        self, script: Script, names: Sequence[str], units: dict[str, tuple[UnitInfo, int]]
+    ) -> None:
+        """Call functions that the configuration names.
+
+        Raises:
+            NoSuchFunctionError: A unit has no such function.
+        """
+        for name in names:
+            unit, _, path = name.partition(".")
+            info, block = units.get(unit, (None, 0))
+            found = [slot for slot in info.slots if slot.path == path] if info else []
+            if not found or found[0].kind != FUNCTION:
+                raise NoSuchFunctionError(name, sorted(units))
+            script.call(name, Place(block, found[0].chain))
 
     def forward(self, change: Change, rows: Sequence[Pair | None]) -> None:
         """Give each closed function of a new version its slot, and let the slot lead to it."""
@@ -286,9 +334,8 @@ def pairs(before: UnitInfo | None, info: UnitInfo) -> list[tuple[Slot | None, Sl
     return found
 
 
-def script_of(changes: Sequence[Change]) -> Script:
-    """Return what the agent does for a transaction, in order."""
-    script = Script()
+def swap_units(script: Script, changes: Sequence[Change]) -> None:
+    """Let the agent initialise units and swap them in, one behind the other."""
     for change in changes:
         script.register(change.info.shown, change.place)
     for change in changes:
@@ -301,7 +348,6 @@ def script_of(changes: Sequence[Change]) -> Script:
         both = ((old.chain, new.chain) for old, new in change.functions if old)
         script.pair(name, moves(before.block, block, both))
         script.swap(name, [move for face in before.faces for move in swaps(face, change)])
-    return script
 
 
 def moves(

@@ -80,7 +80,8 @@ def _current(program: Program, slots: I32) -> tuple[I32, U64, U64]:
 
 def _original(program: Program, slots: I32) -> tuple[I32, U64, U64]:
     """Return the bodies in the executable; what stands before a jump of ours is not inside."""
-    wanted = {program.table.original[slot]: slot for slot in slots.tolist()}
+    numbers: list[int] = slots.tolist()
+    wanted = {int(program.table.original[slot]): slot for slot in numbers}
     wanted.pop(0, None)
     found: dict[int, tuple[int, int]] = {}  # address -> slot, size
     addrs = np.array(sorted(wanted), np.uint64)

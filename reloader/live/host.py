@@ -6,6 +6,7 @@ agree before that, and what else makes new code live. `Plain` is C's: nothing be
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from reloader.elf.object import ObjectFile
@@ -60,6 +61,10 @@ class Host(Protocol):
 
     def whole(self, file: ObjectFile) -> bool:
         """Return whether a new version of an object shares nothing with its live one."""
+        ...
+
+    def libraries(self) -> list[Path]:
+        """Return the archives from which new code may pull what the program lacks."""
         ...
 
     def isolate(self, graph: LinkGraph) -> None:
@@ -130,6 +135,10 @@ class Plain:
     def whole(self, file: ObjectFile) -> bool:
         """Every new version is compared with its live one."""
         return False
+
+    def libraries(self) -> list[Path]:
+        """Only what the user names."""
+        return []
 
     def isolate(self, graph: LinkGraph) -> None:
         """Nothing to change."""

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Word offsets, from caml/domain_state.tbl; threads' records in bytes from their exception, a GC root. */
+/* Word offsets, from caml/domain_state.tbl; those of threads from otherlibs/systhreads/st_stubs.c. */
 static const struct caml_fields fields_4_13 = {
     .young_limit = 0,
     .top_of_stack = 25,
@@ -17,9 +17,12 @@ static const struct caml_fields fields_4_13 = {
     .backtrace_pos = 30,
     .backtrace_buffer = 31,
     .local_roots = 36,
+    .bottom_of_stack = 26,
+    .last_return = 27,
+    .thread_stack = 32,
+    .thread_pos = 80,
+    .thread_buffer = 88,
     .thread_exception = 96,
-    .thread_buffer = 8,
-    .thread_pos = 16,
 };
 static const struct caml_fields fields_5_3 = {
     .young_limit = 0,
@@ -30,10 +33,10 @@ static const struct caml_fields fields_5_3 = {
     .backtrace_active = 24,
     .backtrace_buffer = 25,
     .external_interrupt = 32,
+    .thread_stack = 32,
+    .thread_pos = 56,
+    .thread_buffer = 64,
     .thread_exception = 72,
-    .thread_buffer = 8,
-    .thread_pos = 16,
-    .thread_stack = 40,
 };
 
 struct reloader_caml reloader_caml;

@@ -41,6 +41,7 @@ enum { NEITHER = 0, CAML4 = 1, CAML5 = 2, BOTH = 3 };
   NAME(caml_page_table_add, CAML4) \
   NAME(caml_page_table_remove, CAML4) \
   NAME(caml_page_table_lookup, CAML4) \
+  NAME(caml_next_frame_descriptor, CAML4) \
   NAME(caml_state, CAML5) /* thread-local: its offset from the thread pointer */ \
   NAME(caml_register_frametables, CAML5) \
   NAME(caml_register_dyn_globals, CAML5) \
@@ -52,6 +53,8 @@ enum { NEITHER = 0, CAML4 = 1, CAML5 = 2, BOTH = 3 };
   NAME(caml_domain_external_interrupt_hook, CAML5) \
   NAME(caml_scan_global_roots, CAML5) \
   NAME(caml_scan_stack, CAML5) \
+  NAME(caml_get_frame_descrs, CAML5) \
+  NAME(caml_find_frame_descr, CAML5) \
   NAME(caml_c_thread_register, NEITHER) /* systhreads, from here on */ \
   NAME(caml_c_thread_unregister, NEITHER) \
   NAME(caml_leave_blocking_section, NEITHER) \
@@ -113,8 +116,8 @@ enum {
 /* Which word of the domain state is what. */
 struct caml_fields {
   uint8_t local_roots, backtrace_pos, backtrace_active, backtrace_buffer, top_of_stack, young_limit;
-  uint8_t action_pending, external_interrupt, current_stack;
-  /* in systhreads' record of a thread: its roots, and what lies beside them */
+  uint8_t action_pending, external_interrupt, current_stack, bottom_of_stack, last_return;
+  /* byte offsets in systhreads' record of a thread, which begins with a root; its exception is one, too */
   uint8_t thread_exception, thread_buffer, thread_pos, thread_stack;
 };
 
@@ -134,7 +137,7 @@ struct caml_stack { /* of a fiber, 5.x */
 };
 
 struct caml_unit {
-  uint64_t frametable, gc_roots, data_begin, data_end, code_begin, code_end;
+  uint64_t frametable, gc_roots, data_begin, data_end, code_begin, code_end, frametable_end;
   caml_value *roots; /* our copy of gc_roots, which the runtime never forgets */
   void *fragment;
   uint32_t live;
@@ -189,6 +192,14 @@ void reloader_caml_forget_exception(int active);
 uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply);
 /* Retire what can be of some units at a safe point; three words of reply for each, or none. */
 uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t *reply);
+
+/* ocaml_stacks.c: `look` gets every address at which OCaml code goes on, and where it is written. */
+typedef void (*reloader_caml_look)(uint64_t word, uint64_t kind, uint64_t holder);
+void reloader_caml_scan_domain(const uint64_t *domain, reloader_caml_look look);
+void reloader_caml_scan_thread(caml_value *root, reloader_caml_look look);
+void reloader_caml_scan_fiber(const struct caml_stack *stack, reloader_caml_look look);
+void reloader_caml_cut_backtraces(int (*forgotten)(uint64_t word));
+uint64_t reloader_caml_frametable_end(const uint64_t *table);
 
 /* ocaml_forward.c: kept state. */
 int reloader_caml_keep(const uint64_t *rows, uint64_t count, uint64_t *forwarded);

@@ -1,6 +1,6 @@
 /* Which units nothing reaches any more: a mark from all roots but their own, and their retirement.
  *
- * A unit is held by a pointer to its data or code from a live block, a root or a fiber's stack, also by a raw
+ * A unit is held by a pointer to its data or code from a live block, a root or a return address, also by a raw
  * backtrace, whose slots are pointers with the lowest bit set, and by the keys of an ephemeron, which does not
  * keep them alive but looks at their headers. Units that are held have their own roots marked then, since they
  * may hold others. C stacks and registers are scanned by the daemon.
@@ -28,7 +28,6 @@ static struct mark {
   struct caml_list todo;
   uint64_t kind, holder; /* of what is looked at */
   uint64_t *domain;
-  caml_value *last_root;
 } mark;
 
 static struct candidate *owner(uint64_t word) {
@@ -37,6 +36,7 @@ static struct candidate *owner(uint64_t word) {
     const struct caml_unit *unit = mark.candidates[i].unit;
     if (!unit) continue;
     if (word - unit->data_begin < unit->data_end - unit->data_begin) return &mark.candidates[i];
+    if (word - unit->frametable < unit->frametable_end - unit->frametable) return &mark.candidates[i];
     if (word - unit->code_begin < unit->code_end - unit->code_begin) return &mark.candidates[i];
   }
   return NULL;
@@ -80,23 +80,9 @@ static uint64_t root_kind(uint64_t root) {
   return root > (uint64_t)stack && root < (uint64_t)stack->handler ? RELOADER_CAML_STACK : RELOADER_CAML_C_ROOT;
 }
 
-static void scan_fiber_words(const struct caml_stack *stack) {
-  for (; stack; stack = stack->handler->parent)
-    for (const uint64_t *word = stack->sp; word < (const uint64_t *)stack->handler; word++)
-      look_at_word(*word, RELOADER_CAML_STACK, (uint64_t)word);
-}
-
-/* Systhreads shows each thread by two roots, which lie at known places of its record. */
-static int is_thread(const caml_value *root) {
-  uint64_t distance = (uint64_t)root - (uint64_t)mark.last_root;
-  return reloader_caml_has_threads() && distance == reloader_caml.fields->thread_exception;
-}
-
 static void add_root(caml_value v, caml_value *root) {
   look_at(v, root_kind((uint64_t)root), (uint64_t)root);
-  if (reloader_caml.family == 5 && is_thread(root))
-    scan_fiber_words(*(struct caml_stack **)((char *)root - reloader_caml.fields->thread_stack));
-  mark.last_root = root;
+  reloader_caml_scan_thread(root, look_at_word);
 }
 
 static void add_root_5(void *data, caml_value v, caml_value *root) {
@@ -106,13 +92,13 @@ static void add_root_5(void *data, caml_value v, caml_value *root) {
 
 static void add_roots(uint64_t *domain) {
   mark.domain = domain;
+  reloader_caml_scan_domain(domain, look_at_word);
   if (reloader_caml.family == 4) {
     CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(add_root, 1);
     return;
   }
   typedef void (*action)(void *, caml_value, caml_value *);
   CAML(void, caml_do_roots, action, int, void *, uint64_t *, int)(add_root_5, 0, NULL, domain, 1);
-  scan_fiber_words((struct caml_stack *)domain[reloader_caml.fields->current_stack]);
 }
 
 /* Blocks. */
@@ -122,7 +108,7 @@ static void scan_continuation(caml_value v) {
   if (!stack) return; /* it was resumed */
   typedef void (*action)(void *, caml_value, caml_value *);
   CAML(void, caml_scan_stack, action, int, void *, void *, void *)(add_root_5, 0, NULL, stack, NULL);
-  scan_fiber_words(stack);
+  reloader_caml_scan_fiber(stack, look_at_word);
 }
 
 static void scan_block(caml_value v) {
@@ -188,52 +174,9 @@ static void mark_all(void *unused) {
   show_roots();
 }
 
-/* Backtraces that nobody has asked for yet would be read from a retired unit's frametable. */
-
-static void cut_backtrace(uint64_t *buffer, uint64_t *count) {
-  uint64_t kept = 0, all = *(uint32_t *)count;
-  for (uint64_t i = 0; buffer && i < all; i++) {
-    const struct candidate *hit = owner(buffer[i] & ~3ull);
-    if (!hit || hit->kind) buffer[kept++] = buffer[i];
-  }
-  if (buffer) *(uint32_t *)count = (uint32_t)kept;
-}
-
-static void cut_thread_backtrace(caml_value *root) {
-  if (is_thread(root)) {
-    uint64_t at = (uint64_t)root;
-    cut_backtrace(*(uint64_t **)(at - reloader_caml.fields->thread_buffer), (uint64_t *)(at - reloader_caml.fields->thread_pos));
-  }
-  mark.last_root = root;
-}
-
-static void cut_root_4(caml_value v, caml_value *root) {
-  (void)v;
-  cut_thread_backtrace(root);
-}
-
-static void cut_root_5(void *data, caml_value v, caml_value *root) {
-  (void)data, (void)v;
-  cut_thread_backtrace(root);
-}
-
-static void cut_domain(uint64_t *domain) {
-  const struct caml_fields *fields = reloader_caml.fields;
-  cut_backtrace((uint64_t *)domain[fields->backtrace_buffer], &domain[fields->backtrace_pos]);
-  if (!reloader_caml_has_threads()) return;
-  if (reloader_caml.family == 4)
-    CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(cut_root_4, 0);
-  else
-    CAML(void, caml_do_roots, void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *, int)(
-        cut_root_5, 0, NULL, domain, 0);
-}
-
-static void cut_backtraces(void *unused) {
-  (void)unused;
-  if (reloader_caml.family == 4)
-    cut_domain(reloader_caml_domain());
-  else
-    reloader_caml_each_domain(cut_domain);
+static int is_forgotten(uint64_t word) {
+  const struct candidate *hit = owner(word);
+  return hit && !hit->kind;
 }
 
 static uint64_t retire_unheld(void) {
@@ -251,11 +194,16 @@ static uint64_t retire_unheld(void) {
     for (uint64_t i = 0; i < count && reloader_caml.family == 5; i++)
       if (units[i]->roots) units[i]->roots[0] = 0;
     if (reloader_caml.family == 5) CAML(void, caml_finish_major_cycle, int)(0);
-    reloader_caml_in_stop(cut_backtraces, NULL);
+    reloader_caml_cut_backtraces(is_forgotten);
     reloader_caml_unregister(units, count);
   }
   free(units);
   return held;
+}
+
+static void widen(uint64_t begin, uint64_t end) {
+  if (begin < mark.low) mark.low = begin;
+  if (end > mark.high) mark.high = end;
 }
 
 static void take_candidates(const uint64_t *code_begins) {
@@ -265,10 +213,9 @@ static void take_candidates(const uint64_t *code_begins) {
     mark.candidates[i].unit = unit;
     mark.candidates[i].kind = unit ? RELOADER_CAML_RETIRED : RELOADER_CAML_UNKNOWN;
     if (!unit) continue;
-    if (unit->code_begin < mark.low) mark.low = unit->code_begin;
-    if (unit->data_begin < mark.low) mark.low = unit->data_begin;
-    if (unit->code_end > mark.high) mark.high = unit->code_end;
-    if (unit->data_end > mark.high) mark.high = unit->data_end;
+    widen(unit->code_begin, unit->code_end);
+    widen(unit->data_begin, unit->data_end);
+    widen(unit->frametable, unit->frametable_end);
   }
 }
 

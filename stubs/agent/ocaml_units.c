@@ -99,6 +99,7 @@ static void add_unit(const uint64_t *words) {
   struct caml_unit *unit = new_unit();
   memset(unit, 0, sizeof *unit);
   memcpy(unit, words, 6 * 8);
+  unit->frametable_end = reloader_caml_frametable_end((const uint64_t *)unit->frametable);
   if (unit->gc_roots) unit->roots = add_roots((const caml_value *)unit->gc_roots);
   if (reloader_caml.family == 4)
     CAML(int, caml_page_table_add, int, uint64_t, uint64_t)(STATIC_DATA, unit->data_begin, unit->data_end);

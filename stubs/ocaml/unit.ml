@@ -7,41 +7,13 @@ open Json
 let buffer = Buffer.create 1024
 let formatter = Format.formatter_of_buffer buffer
 
-(* The numbers of weak variables count over the life of this process. *)
-let without_weak_numbers text =
-  let weak = "'_weak" in
-  let rec go from =
-    match
-      if from + 6 > String.length text then None
-      else if String.sub text from 6 = weak then Some from
-      else None
-    with
-    | Some place ->
-        let rec past i =
-          if i < String.length text && text.[i] >= '0' && text.[i] <= '9' then past (i + 1) else i
-        in
-        Buffer.add_string buffer weak;
-        go (past (place + 6))
-    | None ->
-        if from < String.length text then begin
-          Buffer.add_char buffer text.[from];
-          go (from + 1)
-        end
-  in
-  if not (String.contains text '_') then text
-  else begin
-    Buffer.clear buffer;
-    go 0;
-    Buffer.contents buffer
-  end
-
 let printed print value =
   Buffer.clear buffer;
   Format.pp_set_margin formatter 1_000_000;
   (* this also forgets the names given so far, among which a second `t` would be `t/2` *)
   Printtyp.wrap_printing_env ~error:true Env.empty (fun () -> print formatter value);
   Format.pp_print_flush formatter ();
-  without_weak_numbers (Buffer.contents buffer)
+  Buffer.contents buffer
 
 let type_text ty = printed Printtyp.type_expr ty
 

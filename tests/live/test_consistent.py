@@ -160,7 +160,7 @@ def test_a_thread_that_stays_inside_is_named_and_nothing_changed(program: Progra
 
 
 def test_symbols_of_the_executable_are_not_needed(program: Program) -> None:
-    subprocess.run(["strip", program.executable], check=True)
+    subprocess.run(["/usr/bin/strip", program.executable], check=True)
     program.start("2", "")
     with attached(program) as session:
         session.together_s = 20.0

@@ -1,6 +1,5 @@
 """Which new versions of units fit a live program, and what is said of those that do not."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from reloader.hosts.caml.compatible import (
     outside_users,
     refuse_incompatible,
 )
-from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
+from reloader.hosts.caml.globals_map import read_program_units
 from reloader.hosts.caml.units import UnitInfo
 from tests.support.ocaml import Build, Compiler, build
 from tests.support.ocaml_units import described, image_of
@@ -47,7 +46,7 @@ class Program:
 
     def __init__(self, made: Build) -> None:
         self.made = made
-        self.linked: Mapping[str, ProgramUnit] = read_program_units(image_of(made.executable))
+        self.linked = read_program_units(image_of(made.executable))
         names = sorted(path.stem for path in made.folder.glob("*.ml"))
         self.live = {info.name: info for info in map(self.described, names)}
 
@@ -59,6 +58,12 @@ class Program:
         if text.endswith(".mli"):
             file = self.made.compile(f"{file.stem}.ml")
         return described(self.made.compiler, file)
+
+    def edit_both(self, old: str, new: str, old_type: str, new_type: str) -> UnitInfo:
+        """Edit foo.ml and foo.mli, which fit only together."""
+        source = self.made.folder / "foo.ml"
+        source.write_text(source.read_text().replace(old, new))
+        return self.edit("foo.mli", old_type, new_type)
 
     def refused(self, *units: UnitInfo) -> IncompatibleUnitsError:
         with pytest.raises(IncompatibleUnitsError) as caught:
@@ -82,8 +87,9 @@ def test_a_changed_body_fits(program: Program) -> None:
 def test_a_function_with_another_type_is_refused_with_both_declarations(
     program: Program,
 ) -> None:
-    program.made.edit("foo.ml", "let show (x : t) =", 'let show ?(sep = "") (x : t) = sep ^')
-    foo = program.edit("foo.mli", "val show : t", "val show : ?sep:string -> t")
+    foo = program.edit_both(
+        "let show (", 'let show ?(sep = "") (', "val show : t", "val show : ?sep:string -> t"
+    )
     error = program.refused(foo)
     (problem,) = error.problems
     assert isinstance(problem, InterfaceProblem)
@@ -110,16 +116,18 @@ def test_an_interface_that_only_grew_fits(program: Program) -> None:
 
 
 def test_a_changed_interface_fits_when_its_users_come_along(program: Program) -> None:
-    program.made.edit("foo.ml", "let show (x : t) =", "let show () (x : t) =")
-    foo = program.edit("foo.mli", "val show : t", "val show : unit -> t")
+    foo = program.edit_both(
+        "let show (", "let show () (", "val show : t", "val show : unit -> t"
+    )
     main = program.edit("main.ml", "Foo.show", "Foo.show ()")
     assert refuse_incompatible([main, foo], program.live, program.linked) == frozenset()
 
 
 def test_a_user_compiled_against_another_version_is_named(program: Program) -> None:
     stale = program.live["Main"]
-    program.made.edit("foo.ml", "let show (x : t) =", "let show () (x : t) =")
-    foo = program.edit("foo.mli", "val show : t", "val show : unit -> t")
+    foo = program.edit_both(
+        "let show (", "let show () (", "val show : t", "val show : unit -> t"
+    )
     error = program.refused(foo, stale)
     text = str(error)
     assert "Main was compiled against another interface of Foo: " in text
@@ -240,7 +248,7 @@ def test_types_change_with_what_they_are_made_of(
     for text in (before, after):
         made.write({"foo.ml": text + "\n"})
         infos.append(described(compiler, made.compile("foo.ml")))
-    assert changed_types(*infos) == changed
+    assert changed_types(infos[0], infos[1]) == changed
 
 
 def test_a_type_changes_with_one_of_another_unit(compiler: Compiler, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import cast
 
 from reloader.answers import (
     CheckAnswer,
@@ -173,7 +174,9 @@ class FakeEngine:
 
     def memory(self, target: str | None) -> MemoryAnswer:
         del target
-        return {"rows": [], "live_size": 4096, "superseded_size": 0, "retained_size": 0, "freed_size": 8192}
+        sizes = {"live_size": 4096, "superseded_size": 0, "retained_size": 0}
+        sizes["freed_size"] = 8192
+        return cast("MemoryAnswer", {"rows": [], **sizes})
 
     def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
         del target

@@ -1,14 +1,9 @@
-"""Seeded edits of a generated program: those that make old data and new code disagree, and others.
+"""Seeded edits of a generated program: old data and new code disagree after some of them."""
 
-The program has structs in structs and behind pointers, a union, an enum, bit-fields, function
-pointers, a thread-local variable and C++ classes with virtual functions, all with random names
-and members. An edit changes the description of the program; the sources are written from it.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -17,157 +12,15 @@ from reloader.errors.base import ReloaderError
 from reloader.live.linking import link_transaction
 from reloader.session import Session, read_file
 from reloader.sources import source_line
+from tests.support.mutation_world import TYPES, Fields, World
 from tests.support.road import MAIN, Program, attached
 
-TYPES: Final = (
-    "char", "unsigned char", "short", "unsigned short", "int", "unsigned", "long",
-    "unsigned long", "float", "double", "char *",
-)  # fmt: skip
-WORDS: Final = (
-    "amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heron", "iris", "jade",
-    "kelp", "lotus", "maple", "north", "ocean", "pearl", "quartz", "raven", "sable", "tulip",
-)  # fmt: skip
 BUILDS: Final = (  # compiler, flags
     ("gcc", ("-O2", "-g")),
     ("gcc", ("-O0", "-g")),
     ("gcc", ("-O1", "-g", "-gdwarf-4", "-fdata-sections", "-ffunction-sections")),
     ("clang", ("-O1", "-g")),
 )
-Fields = list[tuple[str, str]]  # (type, name)
-
-
-@dataclass
-class World:
-    """What the program is made of."""
-
-    inner: Fields
-    outer: Fields
-    union: Fields
-    local: Fields  # of the thread-local variable
-    colors: list[tuple[str, int]]
-    bits: list[tuple[str, int]]
-    parameters: list[str]
-    result: str
-    call: str  # parameter of a function pointer in a struct
-    table: int  # elements
-    base: list[str]  # virtual functions
-    derived: list[str]
-    members: Fields  # of the base class
-    parents: str = "Base"
-    # harmless things
-    prelude: str = ""  # at the top of the header
-    more_header: str = ""
-    before: str = ""  # before the functions of state.c
-    scratch: str = "int"  # type of a local variable
-    scratch_name: str = "scratch"
-    private: str = "int a; int b;"  # of a struct inside of a function
-    constant: int = 7
-    methods: str = ""  # not virtual
-    swapped: bool = False  # order of functions
-    qualifier: str = ""  # of parameters
-    overrides: list[str] = field(default_factory=list[str])
-
-    @classmethod
-    def of(cls, random: Random) -> "World":
-        """Return a random one."""
-        names = random.sample(WORDS, len(WORDS))
-
-        def fields(count: int) -> Fields:
-            return [(random.choice(TYPES), names.pop()) for _ in range(count)]
-
-        return cls(
-            inner=fields(3), outer=fields(3), union=fields(2), local=fields(2),
-            colors=[(name.upper(), at) for at, (_, name) in enumerate(fields(3))],
-            bits=[("low", random.randint(2, 6)), ("high", random.randint(2, 6))],
-            parameters=random.choices(("int", "long", "double", "char *", "short"), k=2),
-            result=random.choice(("int", "long", "double")),
-            call=random.choice(("int", "long", "double")),
-            table=random.randint(3, 9),
-            base=["area", "draw", "name"], derived=["turn", "grow"], members=fields(2),
-        )  # fmt: skip
-
-    def header(self) -> str:
-        """Return what both C objects include."""
-        bits = " ".join(f"unsigned {name} : {width};" for name, width in self.bits)
-        colors = ", ".join(f"{name} = {value}" for name, value in self.colors)
-        parameters = ", ".join(f"{self.qualifier}{kind}" for kind in self.parameters)
-        return f"""{self.prelude}
-struct inner {{ {members(self.inner)} }};
-union either {{ {members(self.union)} }};
-enum color {{ {colors} }};
-struct outer {{
-    {members(self.outer)}
-    struct inner in; struct inner *link; union either u; enum color c; {bits}
-    int (*call)(struct inner *, {self.call});
-}};
-extern struct outer shared;
-{self.result} work(struct outer *o, {parameters});
-{self.more_header}
-void touch(void *data, unsigned long size);
-"""
-
-    def state(self) -> str:
-        """Return the object that has the data."""
-        named = ", ".join(f"{self.qualifier}{kind} p{at}" for at, kind in enumerate(self.parameters))
-        work = f"""{self.result} work(struct outer *o, {named})
-{{
-    {self.scratch} {self.scratch_name} = {self.constant};
-    struct mine {{ {self.private} }} own = {{0}};
-    touch(&{self.scratch_name}, sizeof {self.scratch_name});
-    touch(&own, sizeof own);
-    touch(o, sizeof *o);
-    touch(&table, sizeof table);
-    touch(&head, sizeof head);
-    touch(&local, sizeof local);
-    return 0;
-}}
-"""
-        other = "int other(void) { return head != 0; }\n"
-        functions = [other, work] if self.swapped else [work, other]
-        return f"""#include "shared.h"
-struct outer shared;
-static struct inner *head;
-static struct outer table[{self.table}];
-static _Thread_local struct {{ {members(self.local)} }} local;
-{self.before}
-{"".join(functions)}"""
-
-    def user(self) -> str:
-        """Return the object that calls it."""
-        arguments = ", ".join("0" for _ in self.parameters)
-        return f"""#include "shared.h"
-int answer(int n) {{ touch(&shared.in, sizeof shared.in); return (int)work(&shared, {arguments}) + n; }}
-"""
-
-    def shapes(self) -> str:
-        """Return the C++ object."""
-        base = "".join(f"    virtual int {name}(int n) {{ return n; }}\n" for name in self.base)
-        derived = "".join(f"    virtual int {name}() {{ return 1; }}\n" for name in self.derived)
-        derived += "".join(f"    int {name}(int n) override {{ return -n; }}\n" for name in self.overrides)
-        return f"""extern "C" void touch(void *data, unsigned long size);
-struct Other {{ virtual int elsewhere() {{ return 9; }} long weight; }};
-struct Base {{
-{base}    {members(self.members)}
-    {self.methods}
-}};
-struct Derived : {self.parents} {{
-{derived}    int depth;
-}};
-Base *shape;
-extern "C" int shapes(int n)
-{{
-    if (!shape) shape = new Derived;
-    touch(shape, sizeof *shape);
-    return {self.constant} + n;
-}}
-"""
-
-
-def members(fields: Fields) -> str:
-    """Return the members of a struct."""
-    return " ".join(f"{kind} {name};" for kind, name in fields)
-
-
 Edit = Callable[[World, Random], None]
 
 
@@ -210,7 +63,9 @@ def resize_table(world: World, random: Random) -> None:
 
 def retype_parameter(world: World, random: Random) -> None:
     at = random.randrange(len(world.parameters))
-    kinds = [k for k in ("int", "long", "double", "char *", "short") if k != world.parameters[at]]
+    kinds = [
+        k for k in ("int", "long", "double", "char *", "short") if k != world.parameters[at]
+    ]
     world.parameters[at] = random.choice(kinds)
 
 
@@ -338,8 +193,9 @@ HARMLESS: Final[dict[str, Edit]] = {
     "a new struct": _set(more_header="struct fresh { int a; struct outer *o; };"),
     "a new prototype": _set(more_header="int fresh(struct inner *);"),
     "a forward declaration": _set(prelude="struct outer; struct inner;"),
-    "a new function": _set(before="static int fresh(int n) { return n; }\n"
-                           "int (*used)(int) = fresh;"),  # fmt: skip
+    "a new function": _set(
+        before="static int fresh(int n) { return n; }\nint (*used)(int) = fresh;"
+    ),
     "a new variable": _set(before="int fresh = 3;"),
     "a new static variable": _set(before="static long fresh[3]; long *used = fresh;"),
     "a renamed local variable": _set(scratch_name="renamed"),
@@ -374,14 +230,14 @@ class Verdict:
 
 
 @contextmanager
-def generated(folder: Path, seed: int) -> Iterator[tuple[Program, Session, World]]:
+def generated(folder: Path, seed: int) -> Generator[tuple[Program, Session, World]]:
     """Run the program of a seed and attach to it."""
-    world = World.of(Random(seed))
+    world = World.of(Random(seed))  # noqa: S311 - repeatable, not secret
     cc, flags = BUILDS[seed % len(BUILDS)]
     program = Program(folder, flags, cc=cc)
     touch = "void touch(void *d, unsigned long n) { volatile char *p = d; while (n--) p[n]; }\n"
     program.compile(main=touch + MAIN)
-    write(program, world)
+    write(program, world, ("state", "user", "shapes"))
     program.cc = "g++"
     program.link()
     program.cc = cc
@@ -393,29 +249,35 @@ def generated(folder: Path, seed: int) -> Iterator[tuple[Program, Session, World
         program.stop()
 
 
-def write(program: Program, world: World) -> None:
-    """Write and compile a world's sources."""
+def write(program: Program, world: World, names: Sequence[str]) -> list[Path]:
+    """Write a world's sources and compile some of them."""
     (program.folder / "shared.h").write_text(world.header())
-    program.compile(state=world.state(), user=world.user())
-    other = Program(program.folder, [*program.flags, "-x", "c++"], cc=f"{program.cc}")
-    other.compile(shapes=world.shapes())
+    texts = {"state": world.state(), "user": world.user(), "shapes": world.shapes()}
+    cpp = Program(program.folder, [*program.flags, "-x", "c++"], cc=program.cc)
+    return [
+        path
+        for name in names
+        for path in (cpp if name == "shapes" else program).compile(**{name: texts[name]})
+    ]
 
 
 def try_edit(
-    program: Program, session: Session, world: World, kind: str, edit: Edit, random: Random
+    case: tuple[Program, Session, World], kind: str, edit: Edit, random: Random
 ) -> Verdict | None:
     """Compile an edit and say what a reload would say; None: the edit changed nothing."""
+    program, session, world = case
     edited = deepcopy(world)
     edit(edited, random)
     if edited == world:
         return None
-    write(program, edited)
-    names = ["shapes.o"] if edited.shapes() != world.shapes() else []
+    names = ["shapes"] if edited.shapes() != world.shapes() else []
     if edited.header() + edited.state() != world.header() + world.state():
         # a changed signature is wrong only where the caller stays
-        names += ["state.o"] if kind == "signature" or random.random() < 0.5 else ["state.o", "user.o"]
-    code, text = refusal(session, [program.folder / name for name in names])
-    return Verdict(kind, getattr(edit, "__name__", kind), kind in DANGEROUS, code, text)
+        alone = kind == "signature" or random.random() < 0.5
+        names += ["state"] if alone else ["state", "user"]
+    code, text = refusal(session, write(program, edited, names))
+    name = getattr(edit, "__name__", kind)
+    return Verdict(kind, name, kind in DANGEROUS, code, text)
 
 
 def refusal(session: Session, paths: list[Path]) -> tuple[str, str]:
@@ -432,23 +294,21 @@ def refusal(session: Session, paths: list[Path]) -> tuple[str, str]:
     return "", ""
 
 
-def mutations(
-    folder: Path, seed: int, *, dangerous: int, harmless: int
-) -> Iterator[Verdict]:
+def mutations(folder: Path, seed: int, *, dangerous: int, harmless: int) -> Iterator[Verdict]:
     """Yield the verdicts on some edits of the program of a seed."""
-    random = Random(seed + 1000)
-    kinds = [kind for kind in DANGEROUS for _ in range(-(-dangerous // len(DANGEROUS)))]
+    random = Random(seed + 1000)  # noqa: S311 - repeatable, not secret
+    kinds = list(DANGEROUS)
     plain = list(HARMLESS)
-    with generated(folder, seed) as (program, session, world):
+    with generated(folder, seed) as case:
         done = 0
         while done < dangerous:
             kind = kinds[done % len(kinds)]
-            verdict = try_edit(program, session, world, kind, random.choice(DANGEROUS[kind]), random)
+            verdict = try_edit(case, kind, random.choice(DANGEROUS[kind]), random)
             if verdict is not None:
                 done += 1
                 yield verdict
         for at in range(harmless):
             kind = plain[(at + seed * harmless) % len(plain)]
-            verdict = try_edit(program, session, world, kind, HARMLESS[kind], random)
+            verdict = try_edit(case, kind, HARMLESS[kind], random)
             if verdict is not None:
                 yield verdict

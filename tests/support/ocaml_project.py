@@ -38,14 +38,7 @@ class Project:
 
     def verb(self, *words: str, status: int = 0) -> str:
         """Run a verb; return what it wrote."""
-        done = subprocess.run(
-            [*RELOADER, *words],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self._verb(*words)
         assert done.returncode == status, done.stderr + done.stdout
         return done.stdout + done.stderr
 
@@ -56,7 +49,8 @@ class Project:
     def settled(self) -> dict[str, Any]:
         """Wait for the attempt that the latest saves lead to."""
         self.attempts += 1
-        return self.json("wait", "--generation", str(self.attempts), "--timeout", "20")
+        words = ("wait", "--generation", str(self.attempts), "--timeout", "20", "--json")
+        return json.loads(self._verb(*words).stdout)
 
     def save(self, name: str, old: str, new: str) -> dict[str, Any]:
         """Edit a source, compile it alone, and wait for what comes of it."""
@@ -70,6 +64,16 @@ class Project:
         text = str(row["error"])
         assert "Nothing was changed" in text
         return text
+
+    def _verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*RELOADER, *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from reloader.hosts.caml.compatible import (
     refuse_incompatible,
     refuse_other_compiler,
 )
-from reloader.hosts.caml.compiler import find_compiler
+from reloader.hosts.caml.compiler import Compiler, find_compiler
 from reloader.hosts.caml.generics import generic_unit, is_generic
+from reloader.hosts.caml.generics import generic_archive, generic_unit, is_generic
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
 from reloader.hosts.caml.inspector import Inspector, find_unit_files
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
@@ -24,12 +25,14 @@ class World:
     """Every unit's description, asked for once a version."""
 
     def __init__(
-        self, inspector: Inspector, linked: dict[str, ProgramUnit], policy: Policy
+        self, compiler: Compiler, linked: dict[str, ProgramUnit], config: OcamlConfig
     ) -> None:
         """Begin knowing only what the executable was linked from."""
-        self.inspector = inspector
+        self.compiler = compiler
+        self.config = config
+        self.inspector = Inspector(compiler)
         self.linked = linked
-        self.policy = policy
+        self.policy = Policy(frozenset(config.keep), frozenset(config.reset))
         self.live: dict[str, UnitInfo] = {}  # by the unit's name
         self._infos: dict[str, UnitInfo] = {}  # by the object's digest
         self._changed: frozenset[str] = frozenset()  # types, by the transaction at hand
@@ -40,6 +43,8 @@ class World:
         Raises:
             ReloaderError: They are missing or cannot be read.
         """
+        if is_generic(file):
+            return generic_unit(file)
         if is_generic(file):
             return generic_unit(file)
         if file.digest not in self._infos:
@@ -75,6 +80,19 @@ class World:
         self._changed = refuse_incompatible(infos, self.live, self.linked)
         return infos
 
+    def library(self) -> Path:
+        """Return the archive of functions that the compiler makes at link time.
+
+        Raises:
+            ReloaderError: It could not be made.
+        """
+        return generic_archive(self.compiler)
+
+    def position(self, info: UnitInfo) -> int:
+        """Return how many units the program initialises up to this one, 0: it is none of its."""
+        order = [unit.name for unit in self.linked.values() if unit.is_linked]
+        return order.index(info.name) + 1 if info.name in order else 0
+
     def state(self, before: UnitInfo, info: UnitInfo, sizes: Sizes) -> StatePlan:
         """Return which fields keep their value.
 
@@ -94,7 +112,6 @@ def open_world(image: Image, config: OcamlConfig) -> World:
     compiler = find_compiler(config.compiler)
     if compiler.flambda:
         raise FlambdaError(compiler.version, compiler.where)
-    inspector = Inspector(compiler)
-    refuse_other_compiler(inspector, linked, image.path)
-    policy = Policy(frozenset(config.keep), frozenset(config.reset))
-    return World(inspector, linked, policy)
+    world = World(compiler, linked, config)
+    refuse_other_compiler(world.inspector, linked, image.path)
+    return world
