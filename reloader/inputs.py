@@ -7,6 +7,7 @@ to it (as a linker pulls archive members), or if the user named it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.baseline import NotOfThisProgramError
 from reloader.errors.session import UnknownObjectError
+from reloader.link.passes.resolve import GOT_NAME
 from reloader.live.program import Key, Program
 
 STB_LOCAL, STB_WEAK = 0, 2
+MADE_BY_LINKER: Final = frozenset({GOT_NAME})  # and so in no object
 
 
 @dataclass(slots=True)
@@ -134,7 +137,7 @@ def wanted_names(file: ObjectFile) -> set[bytes]:
     bindings = file.bindings()
     wanted = (bindings != STB_LOCAL) & (bindings != STB_WEAK)
     rows = np.flatnonzero(wanted & (file.symbol_sections == UNDEFINED))
-    return {file.symbol_names[row] for row in rows.tolist()}
+    return {file.symbol_names[row] for row in rows.tolist()} - MADE_BY_LINKER
 
 
 def pull(program: Program, objects: Sequence[ObjectFile], shelf: Shelf) -> list[ObjectFile]:

@@ -8,6 +8,7 @@ at 0, so the number alone cannot tell `.data` from `.bss`.
 
 import zlib
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, cast
@@ -106,7 +107,13 @@ def debug_sections(obj: ObjectFile) -> DebugSections:
 _cache: OrderedDict[str, DebugSections] = OrderedDict()
 
 
-def _read(obj: ObjectFile) -> DebugSections:
+def some_debug_sections(obj: ObjectFile, names: Container[str]) -> DebugSections:
+    """Return some of the debug sections of an object, by name; nothing is remembered."""
+    known = _cache.get(obj.digest)
+    return known if known is not None else _read(obj, names)
+
+
+def _read(obj: ObjectFile, names: Container[str] | None = None) -> DebugSections:
     data: dict[str, bytes] = {}
     pointers: dict[str, Pointers] = {}
     widths = _widths(obj.machine)
@@ -114,10 +121,12 @@ def _read(obj: ObjectFile) -> DebugSections:
         if not raw.startswith((b".debug_", b".zdebug_")):
             continue
         packed = raw.startswith(b".z")
+        name = raw.decode().replace(".zdebug_", ".debug_")
+        if names is not None and name not in names:
+            continue
         content = _unpack(obj, section, gnu=packed)
         if content is None:
             continue
-        name = raw.decode().replace(".zdebug_", ".debug_")
         image = np.frombuffer(bytearray(content), np.uint8)
         # a COMDAT type unit has sections of the same names; the first is the object's own
         if name not in data:

@@ -12,7 +12,7 @@ import numpy as np
 
 from reloader.elf.abbrevs import Shape, number_of, uleb
 from reloader.elf.die import Attributes, Unit, expression_of
-from reloader.elf.dwarf import debug_sections
+from reloader.elf.dwarf import some_debug_sections
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.elf.scopes import BROKEN
 from reloader.elf.types import Item, Kind, Record, TypeTable
@@ -21,6 +21,10 @@ _KEPT: Final = 48  # objects whose types stay in memory
 _DEEPEST: Final = 200  # records in records; a damaged file may have no end
 _ALLOC_EXEC: Final = 0x6  # SHF_ALLOC | SHF_EXECINSTR
 _ALLOC: Final = 0x2
+_SECTIONS: Final = frozenset({
+    ".debug_info", ".debug_abbrev", ".debug_str", ".debug_str_offsets", ".debug_line_str",
+    ".debug_addr",
+})  # fmt: skip
 
 
 def type_table(obj: ObjectFile) -> TypeTable:
@@ -39,11 +43,16 @@ def type_table(obj: ObjectFile) -> TypeTable:
     return found
 
 
+def forget(obj: ObjectFile) -> None:
+    """Read an object anew when it is asked for the next time."""
+    _cache.pop(obj.digest, None)
+
+
 _cache: OrderedDict[str, TypeTable] = OrderedDict()
 
 
 def _read(obj: ObjectFile) -> TypeTable:
-    sections = debug_sections(obj)
+    sections = some_debug_sections(obj, _SECTIONS)
     table = TypeTable()
     if ".debug_info" not in sections.data or ".debug_abbrev" not in sections.data:
         return table

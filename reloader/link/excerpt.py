@@ -34,7 +34,7 @@ from reloader.live.objects import LiveObject
 
 _UNKNOWN: Final = np.uint64(NO_ADDR)
 LEAST_SECTIONS: Final = 64  # of smaller objects the whole is linked as quickly
-_MOST: Final = 0.5  # of the relocations: an excerpt that is larger is not worth its making
+MOST: Final = 0.5  # of the relocations: an excerpt that is larger is not worth its making
 _ARRAYS: Final = (14, 15, 16)  # INIT_ARRAY FINI_ARRAY PREINIT_ARRAY
 # run by themselves, or gathered by a name: who refers to them is not in this object
 _BY_NAME: Final = re.compile(
@@ -130,7 +130,7 @@ class _Choice:
         if targets is None:
             return None
         count = int((whole[self.after.section] & ~self.after.table).sum())
-        if count > _MOST * len(self.new.relocations):
+        if count > MOST * len(self.new.relocations):
             return None
         code = whole & ((self.flags & SHF_EXECINSTR) != 0)
         records = [

@@ -75,6 +75,7 @@ enum reloader_caml_holder {
   RELOADER_CAML_BACKTRACE = 4,
   RELOADER_CAML_C_ROOT = 5,
   RELOADER_CAML_UNKNOWN = 6, /* no such unit is registered */
+  RELOADER_CAML_UNFINISHED = 7, /* the heap is too large to be marked in the time that was given */
 };
 
 /* Words of a script; a place is the address of a module's block, a depth and four indices. */
@@ -172,6 +173,7 @@ struct caml_work {
 };
 int reloader_caml_run(struct caml_work *work); /* 0, or -1: it never ran and never will */
 void reloader_caml_hooks(uint64_t hint);
+uint64_t reloader_caml_now_us(void);
 caml_value reloader_caml_call(caml_value closure); /* with unit; may be interrupted for taking too long */
 
 /* ocaml_units.c */
@@ -191,7 +193,7 @@ void reloader_caml_forget_exception(int active);
 /* ocaml_mark.c */
 uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply);
 /* Retire what can be of some units at a safe point; three words of reply for each, or none. */
-uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t *reply);
+uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t budget_us, uint64_t *reply);
 
 /* ocaml_stacks.c: `look` gets every address at which OCaml code goes on, and where it is written. */
 typedef void (*reloader_caml_look)(uint64_t word, uint64_t kind, uint64_t holder);

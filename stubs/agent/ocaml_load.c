@@ -182,7 +182,7 @@ static int execute(struct script *script, const uint64_t *op, uint64_t *size) {
 static void undo(struct script *script) {
   struct stop stop = {script, NULL, 0};
   if (script->swapped) reloader_caml_in_stop(swap_in_stop, &stop);
-  script->reply[4] = reloader_caml_retire_now(script->units.words, script->units.count, NULL);
+  script->reply[4] = reloader_caml_retire_now(script->units.words, script->units.count, 0, NULL);
 }
 
 static void run_script(struct caml_work *work) {

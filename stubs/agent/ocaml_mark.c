@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BETWEEN_LOOKS 4096 /* blocks, at the clock */
+
 struct candidate {
   struct caml_unit *unit;
   uint64_t kind, holder, word; /* kind 0: nothing reaches it so far */
@@ -26,7 +28,8 @@ static struct mark {
   uint64_t low, high; /* all candidates are between */
   struct caml_map seen;
   struct caml_list todo;
-  uint64_t kind, holder; /* of what is looked at */
+  uint64_t deadline_us; /* 0: none; the program stands still meanwhile */
+  int is_late;
   uint64_t *domain;
 } mark;
 
@@ -126,8 +129,14 @@ static void scan_block(caml_value v) {
   for (; i < size; i++) look_at(CAML_FIELD(v, i), kind, v);
 }
 
+static int is_too_late(uint64_t done) {
+  if (mark.deadline_us && done % BETWEEN_LOOKS == 0) mark.is_late = reloader_caml_now_us() > mark.deadline_us;
+  return mark.is_late;
+}
+
 static void drain(void) {
-  while (mark.todo.count) scan_block(mark.todo.words[--mark.todo.count]);
+  for (uint64_t done = 0; mark.todo.count && !is_too_late(done); done++)
+    scan_block(mark.todo.words[--mark.todo.count]);
 }
 
 /* Roots of the candidates are hidden while others' are marked. */
@@ -170,8 +179,10 @@ static void mark_all(void *unused) {
     CAML(void, caml_scan_global_roots, void (*)(void *, caml_value, caml_value *), void *)(add_root_5, NULL);
   }
   do drain();
-  while (mark_held());
+  while (!mark.is_late && mark_held());
   show_roots();
+  for (uint64_t i = 0; mark.is_late && i < mark.count; i++)
+    if (!mark.candidates[i].kind) mark.candidates[i].kind = RELOADER_CAML_UNFINISHED;
 }
 
 static int is_forgotten(uint64_t word) {
@@ -219,9 +230,10 @@ static void take_candidates(const uint64_t *code_begins) {
   }
 }
 
-/* Returns how many units stay. */
-uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t *reply) {
+/* Returns how many units stay. `budget_us`: a mark that takes longer is given up, 0: none. */
+uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t budget_us, uint64_t *reply) {
   memset(&mark, 0, sizeof mark);
+  mark.deadline_us = budget_us ? reloader_caml_now_us() + budget_us : 0;
   mark.candidates = calloc(count + 1, sizeof *mark.candidates);
   if (!mark.candidates) return count;
   mark.count = count;
@@ -238,17 +250,17 @@ uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, u
 struct retirement {
   struct caml_work work;
   const uint64_t *code_begins;
-  uint64_t count, *reply, held;
+  uint64_t count, budget_us, *reply, held;
 };
 
 static void retire(struct caml_work *work) {
   struct retirement *wish = (struct retirement *)work;
-  wish->held = reloader_caml_retire_now(wish->code_begins, wish->count, wish->reply);
+  wish->held = reloader_caml_retire_now(wish->code_begins, wish->count, wish->budget_us, wish->reply);
 }
 
-/* args: limit, count. Returns how many stay, -1 if the moment was not reached. */
+/* args: limit, count, budget in us. Returns how many stay, -1 if the moment was not reached. */
 uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply) {
-  struct retirement wish = {{retire, args[0], 0, 0}, text, args[1], reply, 0};
+  struct retirement wish = {{retire, args[0], 0, 0}, text, args[1], args[2], reply, 0};
   errno = reloader_caml.family && args[1] <= RELOADER_REPLY_SIZE / 24 ? EAGAIN : EINVAL;
   if (errno == EINVAL || reloader_caml_run(&wish.work)) return (uint64_t)-1;
   errno = 0;

@@ -46,7 +46,7 @@ static plain_hook old_enter, old_leave, old_interrupt;
 static mask_hook old_mask;
 static uint64_t *domain_zero;
 
-static uint64_t now_us(void) {
+uint64_t reloader_caml_now_us(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
@@ -87,13 +87,13 @@ static void try_work(int by) {
   if (!change(&want, WANTED, INSIDE)) return;
   sigset_t old;
   int saved_errno = errno;
-  uint64_t began = now_us();
+  uint64_t began = reloader_caml_now_us();
   block_signals(&old);
   set(&runner, pthread_self());
   reloader_control->caml_reached_by = (uint32_t)by;
   reloader_control->caml_phase = 2;
   work->run(work);
-  reloader_control->caml_inside_us = now_us() - began;
+  reloader_control->caml_inside_us = reloader_caml_now_us() - began;
   set(&runner, 0);
   store(&want, DONE);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -284,13 +284,13 @@ static void start_borrower(void) {
 
 static void interrupt_overdue(void) {
   uint64_t since = __atomic_load_n(&call_since_ms, __ATOMIC_SEQ_CST);
-  if (!work->patience_ms || !since || now_us() / 1000 - since < work->patience_ms) return;
+  if (!work->patience_ms || !since || reloader_caml_now_us() / 1000 - since < work->patience_ms) return;
   store(&overdue, 1);
   ask();
 }
 
 int reloader_caml_run(struct caml_work *given) {
-  uint64_t began = now_us();
+  uint64_t began = reloader_caml_now_us();
   int gave_up = 0;
   work = given;
   reloader_control->caml_phase = 1;
@@ -300,13 +300,13 @@ int reloader_caml_run(struct caml_work *given) {
       install();
       start_borrower();
       ask();
-      gave_up = now_us() - began > given->limit_ms * 1000 && change(&want, WANTED, IDLE);
+      gave_up = reloader_caml_now_us() - began > given->limit_ms * 1000 && change(&want, WANTED, IDLE);
     } else {
       interrupt_overdue();
     }
     if (!gave_up) wait_ms(&want, seen, SLICE_MS);
   }
-  reloader_control->caml_wait_us = now_us() - began - (gave_up ? 0 : reloader_control->caml_inside_us);
+  reloader_control->caml_wait_us = reloader_caml_now_us() - began - (gave_up ? 0 : reloader_control->caml_inside_us);
   reloader_control->caml_phase = 0;
   store(&want, IDLE);
   store(&overdue, 0);
@@ -315,7 +315,7 @@ int reloader_caml_run(struct caml_work *given) {
 }
 
 caml_value reloader_caml_call(caml_value closure) {
-  __atomic_store_n(&call_since_ms, now_us() / 1000, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&call_since_ms, reloader_caml_now_us() / 1000, __ATOMIC_SEQ_CST);
   caml_value result = CAML(caml_value, caml_callback_exn, caml_value, caml_value)(closure, CAML_UNIT);
   __atomic_store_n(&call_since_ms, 0, __ATOMIC_SEQ_CST);
   return result;

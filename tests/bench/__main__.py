@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, knowing, link_scale, road, servers, stops, undo
+from tests.bench import calls, knowing, link_scale, road, servers, stops, types, undo
 from tests.bench.figures import Figure, machine, table, write
 
 SMALL, LARGE = 12, 230  # functions: objects of about 7 and 100 KiB
@@ -24,6 +24,7 @@ BENCHES: Final[dict[str, Callable[[Path], list[Figure]]]] = {
     "baseline": lambda _: knowing.measure_baseline(),
     "owner": knowing.measure_owner,
     "link": link_scale.measure,
+    "types": types.measure,
     "servers": servers.measure,
 }
 

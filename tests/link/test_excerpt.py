@@ -68,7 +68,7 @@ def excerpt(live: LiveObject, file: ObjectFile) -> Cut:
 def linked_again(cut: Cut) -> set[str]:
     """Return the code and constants whose relocations are in the excerpt."""
     names = cut.file.section_names
-    rows = np.unique(cut.file.relocation_sections).tolist()
+    rows: list[int] = np.unique(cut.file.relocation_sections).tolist()
     return {names[row].decode() for row in rows} - {".eh_frame"}
 
 

@@ -24,7 +24,7 @@ def test_a_saved_unit_is_live_for_every_caller_and_its_state_is_kept(counter: Pr
     assert [ask("bump 1"), ask("alias 1"), ask("table 1"), ask("eta 1")] == [
         "12", "22", "32", "42",
     ]  # fmt: skip
-    assert [ask("packed 1"), ask("functor 1"), ask("include 0")] == ["52", "72", "10072"]
+    assert [ask("packed 1"), ask("functor 1"), ask("include 0")] == ["52", "134", "10072"]
     assert [ask("seen a"), ask("same"), ask("hidden")] == ["2", "true", "9"]
     row = counter.save("counter.ml", "(10 * by)", "(100 * by)")
     assert row["outcome"] == "live"
@@ -58,8 +58,8 @@ def test_a_typing_error_is_shown_and_nothing_changes(
         assert project.program.ask("bump 1") == "1"
         text = source.read_text()
         source.write_text(text.replace("let add a b = a + b", 'let add a b = a + "b"'))
-        row = project.settled()
-        assert (row["outcome"], row["kind"]) == ("failed", "build")
+        said = project.report("the program is untouched")
+        assert "This expression has type" in said or "This constant has type" in said
         assert project.program.ask("bump 1") == "2"
         source.write_text(text.replace("let add a b = a + b", "let add a b = a * b"))
         assert project.settled()["outcome"] == "live"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reloader.elf.archive import Archive, read_archive
-from reloader.elf.object import UNDEFINED, ObjectFile
+from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.ocaml import GenericsError
 from reloader.hosts.caml.compiler import Compiler as Command
@@ -19,7 +19,6 @@ from reloader.hosts.caml.generics import (
 )
 from reloader.hosts.caml.script import Script
 from reloader.hosts.caml.unit_object import place_of, read_unit
-from reloader.ids import Region
 from reloader.inputs import defined_names, wanted_names
 from reloader.link.layout import image
 from reloader.link.pipeline import Setting
@@ -45,16 +44,16 @@ let () =
 PLAIN = "let answer line = line\n"
 GREEDY = """\
 let keep = Sys.opaque_identity
-let nine a b c d e f g h i = a + b + c + d + e + f + g + h + i
+let many a b c d e f g h i j k l m = a + b + c + d + e + f + g + h + i + j + k + l + m
 let five (a, b, c, d, e) = a * b * c * d * e
 let thing = object method sum a b c d = a + b + c + d end
-let partial = keep (keep nine 1 2 3)
+let partial = keep (keep many 1 2 3)
 let answer line =
   let n = int_of_string line in
   Gc.compact ();
-  let through f = f n 5 6 7 8 9 in
+  let through f = f n 5 6 7 8 9 10 11 12 13 in
   let tuple = List.map (keep five) [ (1, 2, 3, 4, n) ] in
-  let late = List.map (fun f -> f 4) [ keep (keep nine n n n n n n n) ] in
+  let late = List.map (fun f -> f 4) [ keep (keep many n n n n n n n n n n n) ] in
   Gc.full_major ();
   Printf.sprintf "%d %d %d %d" (keep through partial) (List.hd tuple)
     ((keep thing)#sum n 2 3 4) ((List.hd late) n)
@@ -112,7 +111,7 @@ def loaded(live: Live, files: list[ObjectFile]) -> Script:
     memory: list[Allocation] = []
     arena = live.process.arena
 
-    def allocate(region: Region, size: int) -> Allocation:
+    def allocate(region: int, size: int) -> Allocation:
         memory.append(arena.allocate(region, size))
         return memory[-1]
 
@@ -154,26 +153,18 @@ def test_a_unit_whose_generic_functions_the_program_lacks_runs(
         file = read_object(str(path), path.read_bytes())
         needed = pulled(live, archive_of(compiler), file)
         kinds = {Path(each.member).stem for each in needed}
-        assert {"Reloader_curry9", "Reloader_tuplify5"} <= kinds
+        assert {"Reloader_curry13", "Reloader_tuplify5"} <= kinds
         live.runtime.run(loaded(live, [*needed, file]))
         n = 7
-        answers = [1 + 2 + 3 + n + 5 + 6 + 7 + 8 + 9, 24 * n, n + 9, 8 * n + 4]
+        answers = [91 - 4 + n, 24 * n, n + 9, 12 * n + 4]
         assert made.ask("7") == " ".join(map(str, answers))
-    undefined = [
-        name
-        for name, section in zip(file.symbol_names, file.symbol_sections.tolist(), strict=True)
-        if section == UNDEFINED and name.startswith((b"caml_curry", b"caml_send"))
-    ]
-    assert undefined
 
 
 def test_a_start_up_file_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no frame table"):
         list(split_startup("\t.text\n"))
-    compiler = command(compiler_of("4.13"))
-    broken = Command(
-        compiler.command, compiler.version, compiler.where, compiler.flambda, assembler="false"
-    )
+    known = command(compiler_of("4.13"))
+    broken = Command(("false",), known.version, known.where, known.flambda, known.assembler)
     with pytest.raises(GenericsError, match="any number of arguments could not be made"):
         generic_archive(broken, tmp_path)
-    assert list(tmp_path.glob("*.a")) == []
+    assert list(tmp_path.iterdir()) == []

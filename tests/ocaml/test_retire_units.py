@@ -33,25 +33,78 @@ let answer line =
   | "raise" -> (try ignore (Part.f (-1)); "none" with _ -> "raised")
   | "lines" -> String.concat "|" (String.split_on_char '\\n' (Printexc.get_backtrace ()))
   | "spin" -> print_endline "spinning"; spin 1
+  | "fill" -> captured := List.init 50_000 (fun n m -> n + m); "done"
+  | "within" -> "left " ^ string_of_int (Part.hold (fun () -> print_endline "within"; String.length (read_line ())))
   | _ -> "what?"
 let () =
   Printexc.record_backtrace true;
   print_endline "ready";
   try while true do print_endline (answer (read_line ())) done with End_of_file -> ()
 """
+THREAD_HOST = """
+let lines = ref "" and step = ref 0
+let lock = Mutex.create () and changed = Condition.create ()
+let wait_for n =
+  Mutex.lock lock;
+  while !step < n do Condition.wait changed lock done;
+  Mutex.unlock lock
+let move n = Mutex.lock lock; step := n; Condition.broadcast changed; Mutex.unlock lock
+let body () =
+  (try ignore (Part.hold (fun () -> move 1; wait_for 2; raise Exit))
+   with Exit -> move 3; wait_for 4);
+  lines := Printexc.get_backtrace ()
+let thread = ref None
+let answer = function
+  | "start" -> thread := Some (Thread.create body ()); wait_for 1; "started"
+  | "within" -> move 2; wait_for 3; "leave"
+  | "end" ->
+      move 4;
+      Option.iter Thread.join !thread;
+      "ended " ^ String.concat "|" (String.split_on_char '\\n' !lines)
+  | _ -> "what?"
+let () =
+  Printexc.record_backtrace true;
+  print_endline "ready";
+  try while true do print_endline (answer (read_line ())) done with End_of_file -> ()
+"""
+DOMAIN_HOST = """
+let step = Atomic.make 0
+let wait_for n = while Atomic.get step < n do Domain.cpu_relax () done
+let domain = ref None
+let answer = function
+  | "start" ->
+      let body () = Part.hold (fun () -> Atomic.set step 1; wait_for 2; 7) in
+      domain := Some (Domain.spawn body); wait_for 1; "started"
+  | "end" -> Atomic.set step 2; Option.iter (fun d -> ignore (Domain.join d)) !domain; "ended"
+  | _ -> "what?"
+let () =
+  print_endline "ready";
+  try while true do print_endline (answer (read_line ())) done with End_of_file -> ()
+"""
+PART_HOLD = """
+let number = %d
+let hold f = let n = f () in n + number
+"""
+HOLD_TYPE = "val number : int\nval hold : (unit -> int) -> int\n"
 PART = """
 let name = "the name"
 let large = List.init 100 (fun n -> (n, string_of_int n))
 let f n = if n < 0 then raise Not_found else n + List.length large - 100 + %d
+let hold f = let n = f () in n + 1
 """
-PART_TYPE = "val name : string\nval f : int -> int\n"
-FIELDS = (0, 1)
+PART_TYPE = "val name : string\nval f : int -> int\nval hold : (unit -> int) -> int\n"
 
 
 @pytest.fixture(scope="module")
 def host(compiler: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Build:
     texts = {"main.ml": HOST, "part.ml": PART % 0, "part.mli": PART_TYPE}
     return build(compiler, tmp_path_factory.mktemp("host"), texts, packages=["unix"])
+
+
+@pytest.fixture
+def threaded(compiler: Compiler, tmp_path: Path) -> Build:
+    texts = {"main.ml": THREAD_HOST, "part.ml": PART_HOLD % 0, "part.mli": HOLD_TYPE}
+    return build(compiler, tmp_path, texts, packages=["threads.posix"])
 
 
 @pytest.fixture
@@ -66,7 +119,9 @@ def versions(host: Build) -> list[Path]:
 
 
 def swap(live: Live, path: Path) -> Loaded:
-    return live.swap(path, FIELDS)[0]
+    return live.swap(path, [0, 1, 2] if live.build.folder.name.startswith("host") else [0, 1])[
+        0
+    ]
 
 
 def holder(live: Live, unit: Loaded) -> str:
@@ -99,7 +154,11 @@ def test_a_superseded_version_is_forgotten_and_its_memory_used_again(
 
 @pytest.mark.parametrize(
     ("way", "kind"),
-    [("capture", "a block of the heap"), ("trace", "a backtrace"), ("weak", "a block of the heap")],
+    [
+        ("capture", "a block of the heap"),
+        ("trace", "a backtrace"),
+        ("weak", "a block of the heap"),
+    ],
 )
 def test_what_holds_a_superseded_version_is_named(
     live: Live, versions: list[Path], way: str, kind: str
@@ -130,7 +189,9 @@ def test_unknown_units_are_told(live: Live) -> None:
 
 
 def test_versions_that_hold_each_other_are_forgotten_together(live: Live) -> None:
-    text = PART + "let loop = ref [ f ]\nlet () = loop := [ (fun n -> f n + List.length !loop) ]\n"
+    text = (
+        PART + "let loop = ref [ f ]\nlet () = loop := [ (fun n -> f n + List.length !loop) ]\n"
+    )
     units = [swap(live, version(live.build, "part", text % n)) for n in range(4)]
     done = live.runtime.retire([unit.place.code_begin for unit in units])
     assert [row.gone for row in done] == [True, True, True, False]
@@ -171,7 +232,9 @@ def test_a_suspended_fiber_holds_the_version_that_it_runs(tmp_path: Path) -> Non
     text = (tmp_path / "task.ml").read_text()
     with entered(program) as live:
         kept = [(0, 0)]  # the effect's constructor
-        first, _ = live.swap(version(program, "task", text.replace('"old"', '"new"')), [1, 2], kept)
+        first, _ = live.swap(
+            version(program, "task", text.replace('"old"', '"new"')), [1, 2], kept
+        )
         assert program.ask("start a") == "1"
         live.swap(version(program, "task", text.replace('"old"', '"newer"')), [1, 2], kept)
         assert holder(live, first) != "nothing"
@@ -183,6 +246,53 @@ def test_a_suspended_fiber_holds_the_version_that_it_runs(tmp_path: Path) -> Non
         live.drop(first)
         assert program.ask("start b") == "1"
         assert [program.ask("step") for _ in range(3)][-1] == "newer b 6"
+
+
+def test_a_function_that_is_under_way_holds_its_version(
+    live: Live, versions: list[Path]
+) -> None:
+    first = swap(live, versions[0])
+    assert live.build.ask("within") == "within"
+    swap(live, versions[1])
+    assert holder(live, first) == "a stack"
+    assert live.build.ask("leave") == "left 6"
+    assert holder(live, first) == "nothing"
+
+
+def test_threads_hold_the_version_that_they_run_and_keep_their_backtraces(
+    threaded: Build,
+) -> None:
+    with entered(threaded) as live:
+        first = swap(live, version(threaded, "part", PART_HOLD % 1))
+        assert threaded.ask("start") == "started"
+        second = swap(live, version(threaded, "part", PART_HOLD % 2))
+        assert holder(live, first) == "a stack"
+        assert threaded.ask("within") == "leave"  # the thread's handler runs and waits again
+        assert holder(live, first) == "nothing"
+        live.drop(first)
+        assert threaded.ask("end").startswith("ended ")
+        assert holder(live, second) == "a module"
+
+
+def test_a_domain_holds_the_version_that_it_runs(tmp_path: Path) -> None:
+    texts = {"main.ml": DOMAIN_HOST, "part.ml": PART_HOLD % 0, "part.mli": HOLD_TYPE}
+    program = build(compiler_of("5.3"), tmp_path, texts, packages=["unix"])
+    with entered(program) as live:
+        first = swap(live, version(program, "part", PART_HOLD % 1))
+        assert program.ask("start") == "started"
+        swap(live, version(program, "part", PART_HOLD % 2))
+        assert holder(live, first) == "a stack"
+        assert program.ask("end") == "ended"
+        assert holder(live, first) == "nothing"
+
+
+def test_a_mark_that_takes_too_long_is_given_up(live: Live, versions: list[Path]) -> None:
+    assert live.build.ask("fill") == "done"
+    first = swap(live, versions[0])
+    swap(live, versions[1])
+    done = live.runtime.retire([first.place.code_begin], budget_us=1)[0]
+    assert HOLDERS[done.kind] == "a heap too large for the time given"
+    assert holder(live, first) == "nothing"
 
 
 def resident(live: Live) -> int:

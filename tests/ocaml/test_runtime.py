@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from reloader.errors.ocaml import BusyRuntimeError, HookError, InitialiserError, PlaceMissingError
+from reloader.errors.ocaml import (
+    BusyRuntimeError,
+    HookError,
+    InitialiserError,
+    PlaceMissingError,
+)
 from reloader.hosts.caml.runtime import Place, Script
 from tests.support.caml_runtime import Live, entered, entered_late, version
 from tests.support.ocaml import Build, Compiler, build, compiler_of
@@ -140,7 +145,10 @@ def test_a_blocked_program_that_is_entered_late_gets_new_code_when_its_call_ends
             pass
         answer = program.ask("go")
         swap.join()
-        assert answer in {"version 1 1", "version 2 1"}  # a swap may come after the last question
+        assert answer in {
+            "version 1 1",
+            "version 2 1",
+        }  # a swap may come after the last question
 
 
 def test_a_c_function_that_keeps_the_runtime_is_waited_for_and_given_up(
@@ -158,12 +166,14 @@ def test_a_c_function_that_keeps_the_runtime_is_waited_for_and_given_up(
 
 
 def test_an_initialiser_that_raises_fifty_times_leaves_no_trace(live: Live) -> None:
-    text = "let rec dig n = if n = 0 then failwith \"no\" else 1 + dig (n - 1)\nlet () = ignore (dig 2)\n"
+    text = 'let rec dig n = if n = 0 then failwith "no" else 1 + dig (n - 1)\nlet () = ignore (dig 2)\n'
     bad = version(live.build, "unit_a", UNIT_A % ("bad", 0) + text)
     assert live.build.ask("limit 101") == "101"
     before = 0
     for number in range(50):
-        before = mapped(live) if number == 1 else before  # the C library keeps our thread's stack
+        before = (
+            mapped(live) if number == 1 else before
+        )  # the C library keeps our thread's stack
         unit = live.load(bad)
         with pytest.raises(InitialiserError) as caught:
             live.runtime.run(live.script(unit, A_FIELDS))
@@ -180,7 +190,9 @@ def test_an_initialiser_that_raises_fifty_times_leaves_no_trace(live: Live) -> N
 
 def test_a_transaction_whose_second_unit_raises_is_undone_in_the_first(live: Live) -> None:
     first = live.load(version(live.build, "unit_a", UNIT_A % ("second", 2)))
-    other = live.load(version(live.build, "unit_b", UNIT_B % "second" + "let () = raise Not_found"))
+    other = live.load(
+        version(live.build, "unit_b", UNIT_B % "second" + "let () = raise Not_found")
+    )
     script = live.script(first, A_FIELDS)
     bad = live.script(other, [0])
     script.owner |= {at + len(script.words): name for at, name in bad.owner.items()}

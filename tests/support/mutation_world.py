@@ -1,7 +1,7 @@
 """A generated program with everything whose layout can change, described to be edited.
 
-It has structs in structs and behind pointers, a union, an enum, bit-fields, function pointers, a
-thread-local variable and C++ classes with virtual functions, with random names and members. The
+It has structs in structs and behind pointers, a union, an enum, bit-fields, function pointers,
+a thread-local variable and C++ classes with virtual functions, with random names and members. The
 sources are written from the description.
 """
 
@@ -160,5 +160,3 @@ extern "C" int shapes(int n)
 def members(fields: Fields) -> str:
     """Return the members of a struct."""
     return " ".join(f"{kind} {name};" for kind, name in fields)
-
-

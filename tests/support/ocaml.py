@@ -172,12 +172,14 @@ class Build:
         *arguments: str,
         command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        stderr: int | None = None,
     ) -> int:
         """Start the program, below `command` if given; return the pid once it said `ready`."""
         self.process = subprocess.Popen(
             [*command, str(self.executable), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             cwd=self.folder,
             env=environment,
@@ -213,6 +215,8 @@ class Build:
             process.kill()
             process.wait()
             process.stdout.close()
+            if process.stderr is not None:
+                process.stderr.close()
 
     def _packages(self) -> list[str]:
         if not self.packages:

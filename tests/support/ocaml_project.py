@@ -30,11 +30,25 @@ class Project:
     def run(self, *arguments: str, options: Sequence[str] = ()) -> None:
         """Start the program under the daemon."""
         command = [*RELOADER, "run", *options, "--"]
-        self.program.start(*arguments, command=command, environment=self.environment)
+        self.program.start(
+            *arguments, command=command, environment=self.environment, stderr=subprocess.PIPE
+        )
 
     def attach(self, *arguments: str) -> None:
         """Start the program alone, then attach to it."""
         self.verb("attach", str(self.program.start(*arguments)))
+
+    def report(self, text: str) -> str:
+        """Wait for a line of the daemon that holds a text; return the lines up to it."""
+        assert self.program.process is not None
+        assert self.program.process.stderr is not None
+        lines: list[str] = []
+        for line in self.program.process.stderr:
+            lines.append(line)
+            if text in line:
+                return "".join(lines)
+        message = f"{text!r} was not said: {lines}"
+        raise AssertionError(message)
 
     def verb(self, *words: str, status: int = 0) -> str:
         """Run a verb; return what it wrote."""

@@ -32,7 +32,7 @@ _THREAD_LOCAL: Final = b"caml_state"
 RETIRED: Final = 0
 HOLDERS: Final = (
     "nothing", "a block of the heap", "a module", "a stack", "a backtrace", "a root of C code",
-    "unknown to the runtime",
+    "unknown to the runtime", "a heap too large for the time given",
 )  # fmt: skip
 
 
@@ -165,11 +165,13 @@ class Runtime:
             if held:
                 arena.free(held)
 
-    def retire(self, code_begins: Sequence[int]) -> list[Retired]:
+    def retire(self, code_begins: Sequence[int], *, budget_us: int = 0) -> list[Retired]:
         """Let the runtime forget units that nothing reaches, as far as it can know.
 
         Args:
             code_begins: Where the code of each begins.
+            budget_us: How long the program may stand still while its heap is marked; 0: as
+                long as it takes, some 50 ns for each block of the heap.
 
         Raises:
             BusyRuntimeError: The safe point was not reached; nothing was retired.
@@ -184,7 +186,7 @@ class Runtime:
             return [Retired(*row) for row in rows]
 
         words = np.array(code_begins, np.uint64)
-        arguments = (self.limit_ms, len(words))
+        arguments = (self.limit_ms, len(words), budget_us)
         timeout = self.limit_ms / 1e3 + _SLACK
         return self.process.channel.exchange(
             layout.OP_OCAML_RETIRE, arguments, words, answer, timeout

@@ -16,9 +16,10 @@ from reloader.hosts.caml.compiler import Compiler, find_compiler
 from reloader.hosts.caml.generics import generic_unit, is_generic
 from reloader.hosts.caml.generics import generic_archive, generic_unit, is_generic
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
-from reloader.hosts.caml.inspector import Inspector, find_unit_files
+from reloader.hosts.caml.inspector import Inspector
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
 from reloader.hosts.caml.units import UnitInfo
+from reloader.hosts.caml.written import read_when_written
 
 
 class World:
@@ -48,8 +49,9 @@ class World:
         if is_generic(file):
             return generic_unit(file)
         if file.digest not in self._infos:
-            files = find_unit_files(Path(file.path), file.member)
-            self._infos[file.digest] = self.inspector.unit(files)
+            self._infos[file.digest] = read_when_written(
+                self.inspector, Path(file.path), file.member
+            )
         return self._infos[file.digest]
 
     def original(self, file: ObjectFile) -> UnitInfo:

@@ -1,0 +1,51 @@
+"""Reading a unit once its compilation is over: ocamlopt writes the .cmx after the .o.
+
+A reload begins with the finished object. At that moment the .cmx can be absent, the one of
+before, or half of the new one.
+"""
+
+import time
+from pathlib import Path
+from typing import Final
+
+from reloader.errors.ocaml import UnitUnreadableError
+from reloader.hosts.caml.inspector import Inspector, UnitFiles, find_unit_files
+from reloader.hosts.caml.units import UnitInfo
+
+PATIENCE_S: Final = 1.0  # after the object was written; what is older is taken as it is
+PAUSE_S: Final = 0.001
+
+
+def read_when_written(inspector: Inspector, path: Path, member: str) -> UnitInfo:
+    """Return what a unit is.
+
+    Args:
+        inspector: Who reads it.
+        path: Its object, or the archive.
+        member: The archive's member, else "".
+
+    Raises:
+        ReloaderError: Files are missing or damaged, and not because they are being written.
+    """
+    while True:
+        young = time.time() < path.stat().st_mtime + PATIENCE_S
+        files = find_unit_files(path, member)
+        if not (young and is_behind(files)):
+            try:
+                return inspector.unit(files)
+            except UnitUnreadableError as error:
+                if not young or error.kind != "unreadable":
+                    raise
+        time.sleep(PAUSE_S)
+
+
+def is_behind(files: UnitFiles) -> bool:
+    """Tell whether a unit was typed again and its .cmx is not there yet.
+
+    Not told by the object's own age: objects are also copied into place, without the rest.
+    """
+    if files.typed is None:
+        return False
+    if files.optimised is None:
+        return True
+    return files.optimised.stat().st_mtime_ns < files.typed.stat().st_mtime_ns
