@@ -19,7 +19,9 @@ from reloader.config import HooksConfig
 from reloader.errors.base import ReloaderError
 from reloader.errors.hooks import HookFailedError
 from reloader.ids import Addr
+from reloader.live.in_each import Stage, in_each
 from reloader.live.program import Program
+from reloader.live.target import Target
 
 _MOST_BYTES = 16 * 1024  # of a command's output that are kept
 
@@ -99,21 +101,27 @@ class Hooks:
 
     @staticmethod
     def function(hook: str, name: str, occasion: Occasion) -> None:
-        """Call a function of the program with the generation; 0 is success."""
+        """Call a function in each process with the generation; 0 is success."""
         if not name:
             return
         found = occasion.program.index.find([name.encode()])
         if not found.found[0]:
             raise HookFailedError(hook, name, "is no function of the program")
-        result, thrown = occasion.program.target.call_catching(
-            Addr(int(found.addr[0])), occasion.generation
-        )
-        if thrown is not None:
-            raise HookFailedError(hook, name, f"threw an exception ({thrown or 'unknown'})")
-        word = result & 0xFFFFFFFF
-        if word:
-            status = word - (word >> 31 << 32)
-            raise HookFailedError(hook, name, f"returned {status}, not 0")
+        addr, target = Addr(int(found.addr[0])), occasion.program.target
+
+        def call(process: Target) -> None:
+            result, thrown = process.call_catching(addr, occasion.generation)
+            where = "" if process.pid == target.pid else f" in process {process.pid}"
+            if thrown is not None:
+                problem = f"threw an exception ({thrown or 'unknown'}){where}"
+                raise HookFailedError(hook, name, problem)
+            word = result & 0xFFFFFFFF
+            if word:
+                status = word - (word >> 31 << 32)
+                raise HookFailedError(hook, name, f"returned {status}, not 0{where}")
+
+        stage = Stage.BEFORE if hook == "before_function" else Stage.AFTER
+        in_each(target, occasion.generation, stage, call)
 
 
 def environment(hook: str, occasion: Occasion) -> dict[str, str]:

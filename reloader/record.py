@@ -213,6 +213,7 @@ def resume_rows(store: Store, target: int, program: Program, plan: Plan) -> None
     store.resume.put_live(target, map(live_row, lives))
     store.resume.put_slots(target, slot_key_rows(program, plan.first_slot))
     store.resume.put_redirects(target, redirect_rows(plan))
+    store.resume.put_host(target, program.host.rows(plan.host))
 
 
 def plan_json(program: Program, plan: Plan) -> dict[str, Any]:
@@ -232,6 +233,7 @@ def plan_json(program: Program, plan: Plan) -> dict[str, Any]:
             [row.slot, row.addr, row.old.hex(), row.new.hex()] for row in redirect_rows(plan)
         ],
         "memory": [held_json(row) for row in plan.held],
+        "host": program.host.rows(plan.host),
         "live": [
             [*live.file.key, live.file.digest, text(pack(live))] for live in plan.versions
         ],

@@ -27,6 +27,7 @@ from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.plan import Plan
 from reloader.live.program import Program
+from reloader.live.same_libraries import require_same_libraries
 from reloader.outcome import Outcome
 from reloader.plugins import Event, Plugins
 from reloader.report import describe
@@ -97,6 +98,7 @@ def reload(
         )
         if plan.is_empty():
             return clock.finish()
+        require_same_libraries(program, plan)
 
         clock.step("journal")
         generation = journal.prepare(plan)
@@ -120,6 +122,8 @@ def reload(
         thread_local.initialise(program.target, plan.threads)
         limit_s = options.together_s or plan.together_s
         stop = switch.flip_and_redirect(program, plan, limit_s)
+        undo.callback(switch.take_back, program, plan)
+        undo.callback(constructors.retain_registered, program, plan, generation)
         program.host.switch(plan.graph, plan.host, generation)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code

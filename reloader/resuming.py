@@ -4,14 +4,17 @@ The state says what is live and whose the memory is, the process says what its s
 was under way when the daemon ended is decided in `settling`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from reloader.arch.x86_64 import X86_64
+from reloader.config import OcamlConfig
+from reloader.elf.archive import read_archive
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.session import StateLostError
+from reloader.hosts.choose import choose_host
 from reloader.ids import REGION_NAMES, Addr, Generation, Region
 from reloader.inputs import Shelf
 from reloader.live import unwind
@@ -99,7 +102,9 @@ def is_same_image(store: Store, row: TargetRow, process: Process) -> bool:
     )
 
 
-def open_known(process: Process, store: Store, target: int, watched: Contents) -> Opened:
+def open_known(
+    process: Process, store: Store, target: int, watched: Contents, ocaml: OcamlConfig
+) -> Opened:
     """Rebuild the program from state and process, and settle what was left half done.
 
     Args:
@@ -107,6 +112,7 @@ def open_known(process: Process, store: Store, target: int, watched: Contents) -
         store: Where the earlier daemon wrote.
         target: The program's id there.
         watched: (path, content) of every watched file: some may be new to the state.
+        ocaml: What the project says of OCaml.
     """
     image = running_image(process.pid, process.maps())
     opened = match_known(process, store, target, watched, image)
@@ -119,6 +125,8 @@ def open_known(process: Process, store: Store, target: int, watched: Contents) -
         add_live(program, store, row)
     program.generation = Generation(store.query.latest_live(target))
     rebuild_ledger(program, store, target)
+    index_symbols(program)
+    take_host(opened, ocaml, store.resume.host(target))
     for row in store.journal.unfinished(target):
         opened.notes.append(
             settle(program, StateJournal(store, target, program), row, add_live)
@@ -128,6 +136,15 @@ def open_known(process: Process, store: Store, target: int, watched: Contents) -
     keep_directory(program, StateJournal(store, target, program))
     program.ledger.supersede(program.roots())
     return opened
+
+
+def take_host(opened: Opened, ocaml: OcamlConfig, rows: Mapping[str, str]) -> None:
+    """Let a program's language decide, and let its libraries be pulled from."""
+    opened.program.host, notes = choose_host(opened.program, ocaml, rows)
+    opened.notes += notes
+    for library in opened.program.host.libraries():
+        archive = read_archive(str(library), library.read_bytes())
+        opened.shelf.archives[str(library)] = archive
 
 
 def match_known(

@@ -77,7 +77,7 @@ class Retiring:
 
     def kept(self) -> set[int]:
         """Return the start addresses of memory that a rollback would flip back to."""
-        roots = self.program.past.roots(self.program.target.arena.slots)
+        roots = self.program.past.roots(self.program.objects)
         return self.program.ledger.reached(roots) if len(roots) else set()
 
     def drop_gone_functions(self) -> None:
@@ -92,7 +92,7 @@ class Retiring:
         if any(row.allocation.addr not in kept for row in code):
             return
         gone = gone_slots(self.program) - self.program.dead_slots
-        gone -= self.program.past.slots() if gone else set()
+        gone -= self.program.past.slots(self.program.objects) if gone else set()
         since = self._gone_since
         now = int(self.program.generation)
         self._gone_since = {slot: since.get(slot, now) for slot in gone}

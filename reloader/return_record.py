@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from reloader.ids import Generation
-from reloader.live.past import Step, Write
+from reloader.live.past import Moment
 from reloader.live.persist import pack
 from reloader.live.program import Key, Program
 from reloader.live.returning import Return, switch_back
@@ -18,6 +18,7 @@ from reloader.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow
 from state.rows import GenerationRow
 from state.store import Store
+from stubs.table import RESERVED
 
 if TYPE_CHECKING:
     from reloader.live.objects import LiveObject
@@ -32,6 +33,7 @@ def prepare_return(journal: StateJournal, back: Return, undone: list[int]) -> in
     journal.catch_up()
     plan: dict[str, Any] = {
         "flips": np.array([back.slot, back.old, back.new], np.uint64).T.tolist(),
+        "generation": back.generation,
         MARK: [
             [slot, addr, old.hex(), new.hex()]
             for slot, writes in back.writes.items()
@@ -51,17 +53,19 @@ def prepare_return(journal: StateJournal, back: Return, undone: list[int]) -> in
 
 def adopt_return(program: Program, back: Return, generation: Generation) -> None:
     """Take a return that is live into the program."""
-    before = {key: program.objects.get(key) for key in back.objects}
-    size = np.zeros(len(back.slot), np.uint64)
-    restored: dict[int, list[Write]] = {}
+    slots = program.target.arena.slots[: len(program.table)].copy()
+    slots[back.slot] = back.old
+    slots[:RESERVED] = 0
+    left = Moment(dict(program.objects), slots, dict(program.redirects))
+    past = program.past
+    past.remember(int(program.generation), past.moments.get(int(program.generation), left))
     for slot, writes in back.writes.items():
         if slot in program.redirects:
-            restored[slot] = program.redirects.pop(slot)
+            program.redirects.pop(slot)
         else:
             program.redirects[slot] = list(writes)
-    generations = {int(row.generation) for row in program.ledger.rows.values()}
-    step = Step(generation, back.slot, back.old, back.new, size, before, restored)
-    program.past.add(step, generations)
+    if back.generation in past.moments:
+        past.remember(int(generation), past.moments[back.generation])
     for key, live in back.objects.items():
         program.objects[key] = replace(live, generation=generation)
         program.index.add_live(program.objects[key])
@@ -114,10 +118,11 @@ def settle_return(
         objects[path, member] = program.objects[path, member]
     program.objects.update(before)  # `adopt_return` is told what was live until then
     slot, old, new = np.array(row.plan["flips"], np.uint64).reshape(-1, 3).T
-    back = Return(slot.astype(np.int32), old, new, objects)
-    for number, addr, was, will in row.plan[MARK]:
+    number = int(row.plan["generation"])
+    back = Return(number, slot.astype(np.int32), old, new, objects)
+    for owner, addr, was, will in row.plan[MARK]:
         write = addr, bytes.fromhex(was), bytes.fromhex(will)
-        back.writes.setdefault(number, []).append(write)
+        back.writes.setdefault(owner, []).append(write)
     switch_back(program, back, None)
     adopt_return(program, back, Generation(row.generation))
     outcome = Outcome("live", notes=["finished by the next daemon"])

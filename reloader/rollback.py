@@ -42,7 +42,7 @@ def rollback(session: "Session", generation: int | None) -> Outcome:
     if not any(session.is_other(version) for version in versions):
         return Outcome("unchanged", objects=names)
     undone = [number for number in kept if number > wanted]
-    back = plan_return(session.program, undone)
+    back = plan_return(session.program, wanted)
     if back is not None and not types_differ(session, back):
         return flip_back(session, back, undone, began)
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 from reloader.config import Config, HooksConfig, OcamlConfig, load_config
-from reloader.elf.archive import read_archive
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
@@ -18,7 +17,6 @@ from reloader.errors.session import (
 )
 from reloader.globs import parse_pattern, read_wanted
 from reloader.hooks import Hooks
-from reloader.hosts.choose import choose_host
 from reloader.ids import Generation
 from reloader.inputs import (
     choose,
@@ -43,7 +41,7 @@ from reloader.reload import Options, reload
 from reloader.remap import remap
 from reloader.replay import linked_before
 from reloader.report import changed_names, data_notes
-from reloader.resuming import follow, known_target, open_known
+from reloader.resuming import follow, known_target, open_known, take_host
 from reloader.retiring import Retiring
 from reloader.rollback import rollback
 from reloader.sources import source_line
@@ -128,18 +126,14 @@ class Session:
         """Find out what a process with the agent in it is made of, and write it down."""
         target = known_target(process, store)
         if target is not None:
-            opened = open_known(process, store, target, watched)
+            opened = open_known(process, store, target, watched, ocaml or OcamlConfig())
         else:
             opened = open_new(process, watched, linked_before(process, store))
+            take_host(opened, ocaml or OcamlConfig(), {})
             target = record_opened(store, process, opened, how)
+            store.resume.put_host(target, opened.program.host.rows())
         # What is known of the program stays: a collection in the middle of a reload need not
         # walk it (4 ms for some hundred variables).
-        opened.program.host, notes = choose_host(opened.program, ocaml or OcamlConfig())
-        opened.notes += notes
-        for library in opened.program.host.libraries():
-            opened.shelf.archives[str(library)] = read_archive(
-                str(library), library.read_bytes()
-            )
         gc.freeze()
         return cls(process, opened, store, target, plugins)
 
@@ -225,6 +219,8 @@ class Session:
         anew: Anew = IN_PLACE,
     ) -> Outcome:
         """Make versions of objects live, and write down what came of it."""
+        if not self.process.is_inside():
+            self.follow()
         self.journal.begin(kind)
         options = Options(
             reinit, event_time, source_line, self.before_step, anew, self.plugins,
@@ -325,6 +321,7 @@ class Session:
         except ReloaderError as error:
             outcome.notes.append(f"its destructors did not finish: {error}")
         del self.program.objects[key]
+        self.program.past.moments.clear()  # it has had its destructors run
         self.program.index.remove_owner(key)
         self.program.ledger.supersede(self.program.roots())
         self.program.generation = Generation(number)

@@ -24,6 +24,7 @@ from reloader.return_record import MARK, AddLive, settle_return
 from reloader.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
 from state.rows import GenerationRow, Summary
+from state.store import Store
 from stubs.table import SlotKey
 
 _SHORT_JUMP: Final = 0xEB  # jumps of two bytes lead to a long one in padding near by
@@ -43,14 +44,18 @@ def settle(program: Program, journal: StateJournal, row: GenerationRow, add: Add
     """
     if MARK in row.plan and row.generation > program.generation:
         return settle_return(program, journal, row, add)
-    if not has_flipped(program, row):
+    hosted = row.plan.get("host", {})
+    if hosted and program.host.swapped(row.generation):
+        take_objects(program, journal.store, row, add)
+        program.host.finish(hosted)
+    elif not has_flipped(program, row):
         return undo(program, journal, row)
     flips = old_flips(row)
     slots = program.target.arena.slots
     for slot, _, new in row.plan["flips"]:
         slots[slot] = np.uint64(new)
     try:
-        finish_redirects(program, planned_redirects(row.plan))
+        finish_redirects(program, leading_on(program, planned_redirects(row.plan)))
     except TargetGoneError:
         raise
     except ReloaderError as error:
@@ -132,6 +137,27 @@ def is_written(program: Program, row: RedirectRow) -> bool:
     return program.target.read(Addr(row.addr), len(row.new)).tobytes() == row.new
 
 
+def leading_on(program: Program, rows: Sequence[RedirectRow]) -> list[RedirectRow]:
+    """Return the writes whose function has newer code: others would lead back to themselves."""
+    slots, original = program.target.arena.slots, program.table.original
+    return [row for row in rows if int(slots[row.slot]) != original[row.slot]]
+
+
+def take_objects(program: Program, store: Store, row: GenerationRow, add: AddLive) -> None:
+    """Take in the slots and objects that a transaction made."""
+    take_slots(program, planned_slots(row.plan))
+    for live in planned_lives(row):
+        add(program, store, live)
+
+
+def planned_lives(row: GenerationRow) -> list[LiveRow]:
+    """Return the objects that a plan makes live."""
+    return [
+        LiveRow(path, member, row.generation, digest, base64.b64decode(addrs))
+        for path, member, digest, addrs in row.plan["live"]
+    ]
+
+
 def finish_redirects(program: Program, rows: Sequence[RedirectRow]) -> None:
     """Write the jumps that are not there yet."""
     todo = [row for row in rows if not is_written(program, row)]
@@ -169,13 +195,8 @@ def finish_record(
     """Write down what a finished transaction has made live."""
     store, target = journal.store, journal.target
     slots, held = planned_slots(row.plan), planned_memory(row.plan, row.generation)
-    lives = [
-        LiveRow(path, member, row.generation, digest, base64.b64decode(addrs))
-        for path, member, digest, addrs in row.plan["live"]
-    ]
-    take_slots(program, slots)
-    for live in lives:
-        add(program, store, live)
+    lives = planned_lives(row)
+    take_objects(program, store, row, add)
     for memory in held:
         program.target.arena.reserve(memory.allocation)
     program.ledger.add(held)
@@ -187,7 +208,8 @@ def finish_record(
         store.journal.live(target, row.generation, summary)
         store.resume.put_live(target, lives)
         store.resume.put_slots(target, slots)
-        store.resume.put_redirects(target, planned_redirects(row.plan))
+        store.resume.put_redirects(target, leading_on(program, planned_redirects(row.plan)))
+        store.resume.put_host(target, row.plan.get("host", {}))
         journal.record_memory(held)
         changed = {slot for slot, *_ in row.plan["flips"]} | {slot.slot for slot in slots}
         store.ledger.record_slots(slot_rows(program, target, changed))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from state.database import Database
 
@@ -70,6 +70,21 @@ class Resume:
                 "DELETE FROM live_objects WHERE target=? AND path=? AND member=?",
                 (target, path, member),
             )
+
+    def put_host(self, target: int, rows: Mapping[str, str]) -> None:
+        """Record what the program's language needs; "" forgets a row."""
+        if not rows:
+            return
+        with self._db.transaction("record the language's state") as conn:
+            conn.executemany(
+                "INSERT OR REPLACE INTO host_rows(target, name, data) VALUES (?,?,?)",
+                [(target, name, data) for name, data in rows.items()],
+            )
+
+    def host(self, target: int) -> dict[str, str]:
+        """Return what `put_host` recorded."""
+        rows = self._db.raw("SELECT name, data FROM host_rows WHERE target=?", (target,))
+        return {name: data for name, data in rows if data}
 
     def put_slots(self, target: int, rows: Iterable[SlotKeyRow]) -> None:
         """Record whose new slots are."""

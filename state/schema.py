@@ -309,6 +309,14 @@ def _data(db: Database) -> None:
     db.table("snapshots").add_column("data", bytes)
 
 
+def _host_rows(db: Database) -> None:
+    db.table("host_rows").create(
+        {"target": int, "name": str, "data": str},  # JSON of the daemon's own
+        pk=("target", "name"),
+        foreign_keys=[("target", "targets", "id")],
+    )
+
+
 MIGRATIONS: Final = (
     Migration(
         "Everything is keyed by target, member process and image from the start, so families, "
@@ -331,6 +339,7 @@ MIGRATIONS: Final = (
     Migration("A later daemon goes on where this one was killed.", _resume),
     Migration("What a program crashed in is not given to its next run unasked.", _crashes),
     Migration("Making a file takes longer than the rest of a small reload's commit.", _data),
+    Migration("A language knows more of its units than addresses.", _host_rows),
 )
 
 

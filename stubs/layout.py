@@ -130,8 +130,9 @@ CAML_SYMBOLS: Final = (
     b"caml_try_run_on_all_domains", b"caml_init_domain_self", b"caml_acquire_domain_lock",
     b"caml_release_domain_lock", b"caml_domain_external_interrupt_hook",
     b"caml_scan_global_roots", b"caml_scan_stack", b"caml_get_frame_descrs",
-    b"caml_find_frame_descr", b"caml_c_thread_register", b"caml_c_thread_unregister",
-    b"caml_leave_blocking_section", b"caml_enter_blocking_section_no_pending",
+    b"caml_find_frame_descr", b"caml_callback_res", b"caml_c_thread_register",
+    b"caml_c_thread_unregister", b"caml_leave_blocking_section",
+    b"caml_enter_blocking_section_no_pending",
 )  # fmt: skip
 
 HOLDER_FD: Final = 3  # where the holder keeps the memfd

@@ -254,6 +254,22 @@ def test_without_debug_information_sizes_count_and_the_report_says_so_once(
         program.stop()
 
 
+@pytest.mark.parametrize("flag", ["-fdebug-types-section", "-gsplit-dwarf"])
+def test_types_that_are_not_in_the_objects_own_unit_are_not_taken_for_compared(
+    tmp_path: Path, flag: str
+) -> None:
+    program = Program(tmp_path, ("-O2", "-g", flag))
+    try:
+        started(program, body=BODY)
+        with attached(program) as session:
+            text = edit(BODY, ("sun.kind + ", "\nsun.kind + 10 + "))
+            outcome = reload(session, *program.compile(body=text))
+            assert outcome.state == "live", outcome.error
+            assert any("no debug information that tells types" in n for n in outcome.notes)
+    finally:
+        program.stop()
+
+
 def test_a_change_that_the_user_answers_for_is_loaded(program: Program) -> None:
     started(program, body=BODY)
     text = edit(BODY, ("REST, MOVE", "FAST, REST, MOVE"))

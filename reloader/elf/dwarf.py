@@ -162,6 +162,8 @@ def _unpack(obj: ObjectFile, section: int, *, gnu: bool) -> bytes | None:
 def _relocate(obj: ObjectFile, section: int, image: np.ndarray, widths: I32) -> Pointers:
     """Apply the relocations of one debug section and return what they refer to."""
     rows = obj.relocations[obj.relocation_sections == section]
+    if not len(rows):
+        return Pointers(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
     width = widths[np.minimum(rows["r_type"], len(widths) - 1)]
     at = rows["r_offset"].astype(np.int64)
     usable = (width > 0) & (at + width <= len(image))

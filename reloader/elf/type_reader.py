@@ -19,8 +19,8 @@ from reloader.elf.types import Item, Kind, Record, TypeTable
 
 _KEPT: Final = 48  # objects whose types stay in memory
 _DEEPEST: Final = 200  # records in records; a damaged file may have no end
-_ALLOC_EXEC: Final = 0x6  # SHF_ALLOC | SHF_EXECINSTR
-_ALLOC: Final = 0x2
+_WRITE_ALLOC: Final = 0x3  # SHF_WRITE | SHF_ALLOC
+_WRITE_ALLOC_EXEC: Final = 0x7
 _SECTIONS: Final = frozenset({
     ".debug_info", ".debug_abbrev", ".debug_str", ".debug_str_offsets", ".debug_line_str",
     ".debug_addr",
@@ -59,7 +59,7 @@ def _read(obj: ObjectFile) -> TypeTable:
     pointers = sections.pointers[".debug_info"]
     headers: Any = obj.sections
     flags = headers["sh_flags"][np.maximum(pointers.section, 0)]
-    data = (pointers.section == COMMON) | (flags & _ALLOC_EXEC == _ALLOC)
+    data = (pointers.section == COMMON) | (flags & _WRITE_ALLOC_EXEC == _WRITE_ALLOC)
     places: list[int] = pointers.at[data].tolist()
     base = 0
     while base < len(sections.data[".debug_info"]):
@@ -67,9 +67,10 @@ def _read(obj: ObjectFile) -> TypeTable:
         _Walk(unit, table, places).run()
         base = unit.end
     table.known = bool(table.functions or table.variables or table.types)
-    table.partial = b".debug_types" in obj.section_names or (
+    apart = b".debug_types" in obj.section_names or (
         obj.section_names.count(b".debug_info") > 1
     )
+    table.complete = table.known and not apart
     _name_records(table)
     return table
 
@@ -127,11 +128,12 @@ _ENUMERATOR: Final = number_of("tag", "enumerator")
 _SUBRANGE: Final = number_of("tag", "subrange_type")
 _PARAMETER: Final = number_of("tag", "formal_parameter")
 _VARIADIC: Final = number_of("tag", "unspecified_parameters")
+_CALLS: Final = {number_of("tag", "call_site"), 0x4109}  # DW_TAG_GNU_call_site
 # What comes after the parameters in a function whose body is stepped over.
-_BODY: Final = {
+_BODY: Final = _CALLS | {
     number_of("tag", name)
-    for name in ("variable", "lexical_block", "inlined_subroutine", "call_site", "label")
-} | {0x4109}  # DW_TAG_GNU_call_site
+    for name in ("variable", "lexical_block", "inlined_subroutine", "label")
+}
 
 
 class _Walk:
@@ -197,7 +199,7 @@ class _Walk:
         if not shape.children:
             return at
         sibling = found.get("sibling", 0)
-        if sibling > at and not self.holds_variable(at, sibling):
+        if sibling > at and (shape.tag in _CALLS or not self.holds_variable(at, sibling)):
             return sibling
         return self.children(at, scope)
 

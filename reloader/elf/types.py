@@ -59,7 +59,7 @@ class TypeTable:
     """What one object says about types; types are known by the offset of their record."""
 
     known: bool = False  # whether the object has debug information that can be read
-    partial: bool = False  # some types are elsewhere (type units): nothing is known of them
+    complete: bool = False  # and all of it: no types in type units or in another file
     types: dict[int, Record] = field(default_factory=dict[int, Record])
     # type by the place of a variable, as in the object
     variables: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])

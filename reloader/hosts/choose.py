@@ -1,5 +1,7 @@
 """Which language a program is of: the symbols of its executable tell."""
 
+from collections.abc import Mapping
+
 from reloader.config import OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
@@ -35,12 +37,15 @@ class Unready(Plain):
             raise self.reason
 
 
-def choose_host(program: Program, config: OcamlConfig) -> tuple[Host, list[str]]:
+def choose_host(
+    program: Program, config: OcamlConfig, rows: Mapping[str, str]
+) -> tuple[Host, list[str]]:
     """Return what decides for a program's language, and what the user should know.
 
     Args:
         program: Its objects are matched.
         config: What the project says of OCaml.
+        rows: What an earlier daemon's host wrote down.
     """
     image = program.image
     if SYMBOL not in image.symtab.name and SYMBOL not in image.dynsym.name:
@@ -49,7 +54,7 @@ def choose_host(program: Program, config: OcamlConfig) -> tuple[Host, list[str]]
         return Plain(), []
     try:
         world = open_world(image, config)
-        host = Ocaml(program, enter_runtime(program, config), world)
+        host = Ocaml(program, enter_runtime(program, config), world, rows)
     except ReloaderError as error:
         return Unready(error), [f"OCaml units cannot be reloaded: {error}"]
     return host, host.notes

@@ -1,12 +1,12 @@
-"""OCaml: a unit's new version is initialised beside the old one, then its values take its place.
+"""OCaml: a unit's new version is initialised beside the old one, and takes its place.
 
-A unit is replaced as a whole. Its new version is linked with everything its own, registered with
-the runtime and initialised at a safe point; then the exported fields of its module block are
+A unit is replaced as a whole. Its new version is linked with everything its own, registered
+with the runtime and initialised at a safe point; then the exported fields of its module block are
 stored into the block that other units know (`caml_modify`), and state that is kept is carried
 over. Closed functions that somebody captured long ago are reached as well: see `forwarding`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
@@ -16,16 +16,23 @@ import numpy as np
 from reloader.config import OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.errors.ocaml import NoSuchFunctionError, RunningUnitError
-from reloader.hosts.caml import forwarding
+from reloader.errors.ocaml import (
+    HookError,
+    InitialiserError,
+    NoSuchFunctionError,
+    PlaceMissingError,
+    RunningUnitError,
+)
+from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.order import initialisation_order
-from reloader.hosts.caml.runtime import HOLDERS, Pair, Runtime
-from reloader.hosts.caml.script import Move, Place, Script
+from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Pair, Runtime
+from reloader.hosts.caml.script import Place, Script
 from reloader.hosts.caml.state import Sizes, StatePlan
+from reloader.hosts.caml.swapping import needs_block, pairs, swap_units
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace, place_of, read_unit
-from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
+from reloader.hosts.caml.units import FUNCTION, UnitInfo
 from reloader.hosts.caml.world import World
 from reloader.ids import U64, Addr
 from reloader.link.graph import LinkGraph
@@ -37,6 +44,8 @@ from reloader.live.target import Allocation
 
 STB_LOCAL: Final = 0
 WORD: Final = 8
+BUDGET_US: Final = 5_000  # of a pause in which the runtime looks for what holds old units
+MUCH: Final = 64 << 20  # bytes that wait, for which a longer pause is worth it
 
 
 class Ocaml:
@@ -44,13 +53,16 @@ class Ocaml:
 
     name = "OCaml"
 
-    def __init__(self, program: Program, runtime: Runtime, world: World) -> None:
+    def __init__(
+        self, program: Program, runtime: Runtime, world: World, rows: Mapping[str, str]
+    ) -> None:
         """Take over a program whose runtime was found.
 
         Args:
             program: Its objects are live already.
             runtime: The runtime inside it.
             world: What the compiler wrote down about units.
+            rows: What an earlier daemon wrote down.
         """
         self.program = program
         self.runtime = runtime
@@ -61,8 +73,13 @@ class Ocaml:
         self._forgotten: set[int] = set()  # where code and data of others were
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
+        known = dict(saved.saved_units(rows))
+        self.registered |= saved.load_places(rows.get(saved.REGISTERED, ""))
         for key, live in program.objects.items():
-            self.know(key, live)
+            if key in known:
+                self.restore(key, known[key])
+            else:
+                self.know(key, live)
 
     def know(self, key: Key, live: LiveObject) -> None:
         """Find out about an object that the executable was linked with."""
@@ -108,7 +125,7 @@ class Ocaml:
             own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
             symbols.reloadable[own] = False
             unit, before = cast("UnitObject", self.object_of(file)), self.units.get(file.key)
-            if before is not None and not grows(before, info):
+            if before is not None and not needs_block(before.info, info, self.world.changed):
                 symbols.binding[own.start + unit.rows.block] = STB_LOCAL
 
     def refuse_running(self, files: Sequence[ObjectFile]) -> None:
@@ -139,13 +156,11 @@ class Ocaml:
         order = initialisation_order(files, [unit.symbol for unit in units])
         changes = [self.change(graph, rows[at], files[at], units[at]) for at in order]
         plan = HostPlan(details=Details(changes))
-        slots = forwarding.take_original_slots(self.program, changes)
+        slots = forwarding.take_original_slots(self.program, changes, self.world.meanings())
         forwarding.plan_jumps(self.program, slots, plan)
         return plan
 
-    def change(
-        self, graph: LinkGraph, row: int, file: ObjectFile, unit: UnitObject
-    ) -> Change:
+    def change(self, graph: LinkGraph, row: int, file: ObjectFile, unit: UnitObject) -> Change:
         """Return what a transaction does to one unit."""
         info, before = self.world.info(file), self.units.get(file.key)
         state = StatePlan.empty()
@@ -153,13 +168,16 @@ class Ocaml:
             sizes = Sizes(before.object.block_size, unit.block_size)
             state = self.world.state(before.info, info, sizes)
         place = place_of(graph, row, unit)
-        functions = pairs(before.info if before else None, info)
-        return Change(file, unit, info, before, place, state, functions)
+        changed = self.world.changed
+        functions = pairs(before.info if before else None, info, changed)
+        return Change(file, unit, info, before, place, state, functions, changed)
 
     def version(self, live: LiveObject) -> LiveObject:
         """Let others know a unit by the block that every swap stores into."""
         unit, known = self.object_of(live.file), self.units.get(live.file.key)
-        if unit is None or known is None or grows(known, self.world.info(live.file)):
+        if unit is None or known is None:
+            return live
+        if needs_block(known.info, self.world.info(live.file), self.world.changed):
             return live
         addr = live.symbol_addr.copy()
         addr[unit.rows.block] = known.faces[-1].block
@@ -176,7 +194,13 @@ class Ocaml:
         changes = cast("Details", plan.details).changes
         script = self.script(changes)
         needed = max(self.world.position(change.info) for change in changes)
-        done = self.runtime.run(script, token=generation, globals_needed=needed)
+        try:
+            done = self.runtime.run(script, token=generation, globals_needed=needed)
+        except (InitialiserError, HookError, PlaceMissingError):
+            plan.left = True
+            for change in changes:
+                self.register(change.place)
+            raise
         plan.stop_us += done.inside_us
         found = iter(done.pairs)
         for change in changes:
@@ -215,6 +239,7 @@ class Ocaml:
     def forward(self, change: Change, rows: Sequence[Pair | None]) -> None:
         """Give each closed function of a new version its slot, and let the slot lead to it."""
         read, block = self.program.target.read, change.place.block
+        meanings = self.world.meanings(coming=True)
         values: list[forwarding.Value] = []
         for (_, new), pair in zip(change.functions, rows, strict=True):
             if pair is not None:
@@ -222,7 +247,7 @@ class Ocaml:
             else:
                 closure = closure_at(read, value_at(read, block, new.chain))
             if closure is not None:
-                values.append(forwarding.Value(new, closure))
+                values.append(forwarding.Value(new, closure, meanings.of(new)))
         change.slots = forwarding.lead(self.program, change.file.key, values)
 
     def adopt(self, plan: HostPlan) -> None:
@@ -230,17 +255,53 @@ class Ocaml:
         if plan.details is None:
             return
         for change in cast("Details", plan.details).changes:
-            before, place = change.before, change.place
-            faces = list(before.faces) if before else []
-            if before is None or grows(before, change.info):
-                faces.append(Face(place.block, change.info.exported()))
-            self.units[change.file.key] = Unit(
-                change.file.key, change.object, change.info, place.block, faces,
-                place.code_begin, change.slots,
-            )  # fmt: skip
-            self.registered[place.code_begin] = place
-            self._forgotten -= {place.code_begin, place.data_begin}
+            self.units[change.file.key] = after(change)
+            self.register(change.place)
             self.world.adopt(change.file)
+
+    def register(self, place: UnitPlace) -> None:
+        """Take note that the runtime knows a version of a unit."""
+        self.registered[place.code_begin] = place
+        self._forgotten -= {place.code_begin, place.data_begin}
+
+    def rows(self, plan: HostPlan | None = None) -> dict[str, str]:
+        """Return what a later daemon has to know, by name; of a plan: once it is live."""
+        changes: Sequence[Change] = ()
+        if plan is not None:
+            if plan.details is None:
+                return {}
+            changes = cast("Details", plan.details).changes
+        units = [after(change) for change in changes] if plan else self.units.values()
+        known = self.registered | {row.place.code_begin: row.place for row in changes}
+        rows = {saved.unit_name(unit.key): saved.save_unit(unit) for unit in units}
+        return {**rows, saved.REGISTERED: saved.save_places(known.values())}
+
+    def swapped(self, generation: int) -> bool:
+        """Return whether a transaction that was under way has become live."""
+        return self.runtime.token == generation
+
+    def finish(self, rows: Mapping[str, str]) -> None:
+        """Do what is left of a transaction that became live under another daemon."""
+        self.registered |= saved.load_places(rows.get(saved.REGISTERED, ""))
+        read = self.program.target.read
+        units = {key: self.restore(key, text) for key, text in saved.saved_units(rows)}
+        meanings = self.world.meanings()
+        for key, unit in units.items():
+            values = [
+                forwarding.Value(slot, closure, meanings.of(slot))
+                for slot in unit.info.slots
+                if slot.kind == FUNCTION
+                and (closure := closure_at(read, value_at(read, unit.block, slot.chain)))
+            ]
+            unit.slots = forwarding.lead(self.program, key, values)
+
+    def restore(self, key: Key, text: str) -> Unit:
+        """Take in a unit as an earlier daemon wrote it down."""
+        file = self.program.objects[key].file
+        unit = saved.load_unit(key, text, cast("UnitObject", self.object_of(file)))
+        self.units[key] = unit
+        self.world.restore(file, unit.info)
+        return unit
 
     def roots(self) -> Sequence[int]:
         """Return the blocks that others know units by."""
@@ -268,22 +329,34 @@ class Ocaml:
             ReloaderError: The program does not come to a safe point.
         """
         waiting = [
-            place
-            for place in self.registered.values()
-            if 0 not in parts_of(superseded, place)
+            place for place in self.registered.values() if 0 not in parts_of(superseded, place)
         ]
         if not waiting:
             return []
         holds: list[Hold] = []
         begins = [place.code_begin for place in waiting]
-        for place, found in zip(waiting, self.runtime.retire(begins), strict=True):
-            if found.gone:
+        much = sum(part.size for part in superseded) > MUCH
+        answers = self.runtime.retire(begins, budget_us=0 if much else BUDGET_US)
+        for place, found in zip(waiting, answers, strict=True):
+            if found.gone or found.kind == UNKNOWN:
                 del self.registered[place.code_begin]
                 self._forgotten |= {place.code_begin, place.data_begin}
             else:
                 text = f"{HOLDERS[found.kind]} at {found.holder:#x}"
                 holds.append(Hold(place.code_begin, found.holder, text))
         return holds
+
+
+def after(change: Change) -> Unit:
+    """Return a unit as it is once a change of it is live."""
+    before, place = change.before, change.place
+    faces = list(before.faces) if before else []
+    if before is None or needs_block(before.info, change.info, change.changed):
+        faces.append(Face(place.block, change.info.exported()))
+    return Unit(
+        change.file.key, change.object, change.info, place.block, faces, place.code_begin,
+        change.slots,
+    )  # fmt: skip
 
 
 def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
@@ -315,50 +388,3 @@ def parts_of(memory: Sequence[Allocation], place: UnitPlace) -> list[int]:
     both = np.array([place.code_begin, place.data_begin], np.uint64)[:, None]
     inside = (starts <= both) & (both < ends)
     return [int(starts[row].max(initial=0)) for row in inside]
-
-
-def grows(before: Unit, info: UnitInfo) -> bool:
-    """Return whether a unit exports what no block that others know has room for."""
-    return before.info.interface_crc != info.interface_crc
-
-
-def pairs(before: UnitInfo | None, info: UnitInfo) -> list[tuple[Slot | None, Slot]]:
-    """Return the function fields of a unit, each with the one it continues."""
-    known = {slot.path: slot for slot in before.slots} if before else {}
-    found: list[tuple[Slot | None, Slot]] = []
-    for slot in info.slots:
-        if slot.kind == FUNCTION:
-            old = known.get(slot.path)
-            same = old is not None and old.kind == FUNCTION and old.type == slot.type
-            found.append((old if same else None, slot))
-    return found
-
-
-def swap_units(script: Script, changes: Sequence[Change]) -> None:
-    """Let the agent initialise units and swap them in, one behind the other."""
-    for change in changes:
-        script.register(change.info.shown, change.place)
-    for change in changes:
-        name, block, before = change.info.shown, change.place.block, change.before
-        script.initialise(name, change.place.entry)
-        if before is None:
-            continue
-        kept = ((old.chain, new.chain) for old, new in change.state.pairs)
-        script.keep(name, moves(before.block, block, kept))
-        both = ((old.chain, new.chain) for old, new in change.functions if old)
-        script.pair(name, moves(before.block, block, both))
-        script.swap(name, [move for face in before.faces for move in swaps(face, change)])
-
-
-def moves(
-    old: int, new: int, chains: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> list[Move]:
-    """Return places of two blocks, each chain from its block."""
-    return [(Place(old, before), Place(new, after)) for before, after in chains]
-
-
-def swaps(face: Face, change: Change) -> list[Move]:
-    """Return the fields of a block that get new values: those that still mean the same."""
-    now = {slot.path: slot for slot in change.info.exported()}
-    both = ((old.chain, now[old.path].chain) for old in face.slots if old.path in now)
-    return moves(face.block, change.place.block, both)

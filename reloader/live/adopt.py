@@ -7,9 +7,10 @@ import numpy as np
 from reloader.ids import NO_ROW, Generation
 from reloader.live.host import Plain
 from reloader.live.ledger import Held
-from reloader.live.past import Step
+from reloader.live.past import Made, Moment
 from reloader.live.plan import Plan
 from reloader.live.program import Program
+from stubs.table import RESERVED
 
 
 def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
@@ -17,8 +18,7 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
 
     What was planned did not know its number yet: the journal gave it.
     """
-    generations = {int(row.generation) for row in program.ledger.rows.values()}
-    program.past.add(step_of(program, plan, generation), generations)
+    remember(program, plan, generation)
     for version in plan.versions:
         live = replace(version, generation=generation)
         before = program.objects.get(live.file.key)
@@ -43,16 +43,15 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
     return program.ledger.supersede(program.roots())
 
 
-def step_of(program: Program, plan: Plan, generation: Generation) -> Step:
-    """Return what a transaction changes, before the program is told of it."""
-    flips = plan.flips
-    more = plan.threads.values or plan.choices or not isinstance(program.host, Plain)
-    return Step(
-        generation,
-        flips.slot,
-        flips.old,
-        flips.new,
-        plan.graph.symbols.size[flips.symbol].astype(np.uint64),
-        {live.file.key: program.objects.get(live.file.key) for live in plan.versions},
-        flips_back=not more,
-    )
+def remember(program: Program, plan: Plan, generation: Generation) -> None:
+    """Take note of what a program was before a transaction, which has flipped its slots."""
+    flips, held = plan.flips, {int(row.generation) for row in program.ledger.rows.values()}
+    size = plan.graph.symbols.size[flips.symbol].astype(np.uint64)
+    if program.past.keep and isinstance(program.host, Plain):
+        slots = program.target.arena.slots[: plan.first_slot].copy()
+        old = (flips.old != 0) & (flips.slot < plan.first_slot)
+        slots[flips.slot[old]] = flips.old[old]
+        slots[:RESERVED] = 0
+        moment = Moment(dict(program.objects), slots, dict(program.redirects))
+        program.past.remember(int(program.generation), moment)
+    program.past.add(Made(generation, flips.slot, flips.new, size), held)

@@ -63,7 +63,7 @@ def untold(program: Program, agreement: Agreement) -> list[str]:
         return []
     has = "has" if len(names) == 1 else "have"
     text = "of variables and functions only sizes are compared, not types (compile with -g)"
-    return [f"{', '.join(names)} {has} no debug information: {text}"]
+    return [f"{', '.join(names)} {has} no debug information that tells types: {text}"]
 
 
 def to_migrate(error: Exception, migrate: Mapping[str, str]) -> frozenset[str]:

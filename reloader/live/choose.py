@@ -113,7 +113,8 @@ def _elsewhere(modules: Sequence[Module], name: bytes) -> int:
 
 
 def _stack_words(pid: int, maps: Sequence[Mapping], pointer: int) -> U64:
-    starts, ends = sigframes.stack_ranges(maps, np.array([pointer], np.uint64))
+    spaces = sigframes.writable(maps)
+    starts, ends = sigframes.stack_ranges(spaces, np.array([pointer], np.uint64))
     space = np.empty(int(ends[0] - starts[0]), np.uint8)
     return space[: ptrace.read_memory(pid, int(starts[0]), space) & ~7].view(np.uint64)
 

@@ -23,7 +23,7 @@ from reloader.link.graph import LinkGraph
 from reloader.link.passes.libc_symbols import handle_rows
 from reloader.link.passes.resolve import DSO_NAME
 from reloader.live.agreement import conversions_of, convert
-from reloader.live.in_each import in_each
+from reloader.live.in_each import Stage, in_each
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Key, Program
 from reloader.live.target import Target
@@ -72,7 +72,8 @@ def run(program: Program, plan: Plan, generation: Generation, undo: ExitStack) -
             call_constructor(process, function, name)
         convert(process, conversions)
 
-    in_each(program.target, generation, initialise, partial(clear_data, plan))
+    afresh = partial(clear_data, plan)
+    in_each(program.target, generation, Stage.INITIALISE, initialise, afresh)
 
 
 def clear_data(plan: Plan, process: Target) -> None:
@@ -126,6 +127,13 @@ def retain(program: Program, plan: Plan, generation: Generation) -> None:
     plan.retained = True
     program.ledger.add([replace(row, generation=generation) for row in plan.held])
     program.retained.update(range(plan.first_slot, len(program.table)))
+
+
+def retain_registered(program: Program, plan: Plan, generation: Generation) -> None:
+    """Keep what a failed attempt took if a language's runtime may still know of it."""
+    if plan.host.left:
+        retain(program, plan, generation)
+        program.ledger.supersede(program.roots())
 
 
 def pending(program: Program, graph: LinkGraph, name: bytes) -> list[tuple[int, int, int]]:

@@ -44,8 +44,12 @@ class Census:
         if last != self._last:
             self._members |= self._newcomers()
             self._last = last
-        self._members = {pid for pid in self._members if has_magic(pid, self.control)}
+        self._members = {pid for pid in self._members if self.has_arena(pid)}
         return sorted(self._members)
+
+    def has_arena(self, pid: int) -> bool:
+        """Return whether a member still is one."""
+        return has_magic(pid, self.control)
 
     def _newcomers(self) -> set[int]:
         found: set[int] = set()

@@ -4,7 +4,7 @@ The road links, places and flips; a host says which objects are replaced as a wh
 agree before that, and what else makes new code live. `Plain` is C's: nothing beyond ELF.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,7 @@ class HostPlan:
     notes: list[str] = field(default_factory=list[str])  # for the report
     functions: list[str] = field(default_factory=list[str])  # that run new code, for the report
     stop_us: float = 0.0  # how long the program stood still for it
+    left: bool = False  # it failed, and the language's runtime may know of the new version
     details: object = None  # the host's own
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
@@ -107,6 +108,22 @@ class Host(Protocol):
         """Return the slots of functions that are live and that no symbol names."""
         ...
 
+    def rows(self, plan: HostPlan | None = None) -> dict[str, str]:
+        """Return what a later daemon has to know, by name; of a plan: once it is live."""
+        ...
+
+    def swapped(self, generation: int) -> bool:
+        """Return whether a transaction that was under way has become live."""
+        ...
+
+    def finish(self, rows: Mapping[str, str]) -> None:
+        """Do what is left of a transaction that became live under another daemon.
+
+        Args:
+            rows: What `rows` told of its plan; its objects and slots are in the program.
+        """
+        ...
+
     def holds(self, memory: Allocation) -> bool:
         """Return whether the language's runtime still knows superseded memory."""
         ...
@@ -164,6 +181,17 @@ class Plain:
     def slots(self) -> set[int]:
         """Return the slots of functions that are live and that no symbol names."""
         return set()
+
+    def rows(self, plan: HostPlan | None = None) -> dict[str, str]:  # noqa: ARG002  the protocol's
+        """Nothing."""
+        return {}
+
+    def swapped(self, generation: int) -> bool:  # noqa: ARG002  the protocol's
+        """The slots tell."""
+        return False
+
+    def finish(self, rows: Mapping[str, str]) -> None:
+        """The slots did it all."""
 
     def holds(self, memory: Allocation) -> bool:  # noqa: ARG002  the protocol's
         """There is no runtime."""

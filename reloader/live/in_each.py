@@ -8,6 +8,7 @@ itself: a word of the agent's, private and thus copied by fork, is set before an
 
 from collections.abc import Callable
 from contextlib import suppress
+from enum import IntEnum
 
 from reloader.errors.live import TargetGoneError
 from reloader.ids import Generation
@@ -17,19 +18,40 @@ from reloader.live.target import Target
 Action = Callable[[Target], None]
 
 
-def in_each(target: Target, generation: Generation, action: Action, afresh: Action) -> None:
+class Stage(IntEnum):
+    """What is done for one generation, in this order."""
+
+    BEFORE = 0  # the program's own hook
+    INITIALISE = 1
+    AFTER = 2
+
+
+def nothing(process: Target) -> None:
+    """Leave a process that was forked in the middle as it is."""
+    del process
+
+
+def in_each(
+    target: Target,
+    generation: Generation | int,
+    stage: Stage,
+    action: Action,
+    afresh: Action = nothing,
+) -> None:
     """Do something once in each process, until nobody is new.
 
     Args:
         target: The family.
         generation: What it is done for; no other attempt has this number.
+        stage: Which of the things that are done for it.
         action: What is done; the process is one of the family, alone.
         afresh: Called before it in a process that was forked while its parent was at it.
 
     Raises:
         TargetGoneError: The process that stands for all has ended. Another is forgotten.
     """
-    begun, done = 2 * generation + 1, 2 * generation + 2
+    begun = (generation * len(Stage) + stage) * 2 + 1
+    done = begun + 1
     seen: set[int] = set()
     while fresh := [member for member in target.members() if member.pid not in seen]:
         for member in fresh:

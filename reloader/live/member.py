@@ -45,16 +45,18 @@ def start_time(pid: int) -> int:
 class StoppedProcess(threads.StoppedThreads):
     """A stop that also knows the signal frames."""
 
-    maps: Sequence[Mapping] = ()
+    spaces: sigframes.Spaces = (np.empty(0, np.uint64), np.empty(0, np.uint64))
     restorers: U64 = np.empty(0, np.uint64)
 
     def program_counters(self) -> U64:
         """Return (p,) every rip, and the one each signal frame on a stack will return to."""
         pointers = self.registers[:, ptrace.R_RSP].copy()
-        starts, ends = sigframes.stack_ranges(self.maps, pointers)
+        starts, ends = sigframes.stack_ranges(self.spaces, pointers)
         if (starts == ends).any():  # a stack newer than our look at the mappings
-            self.maps = read_maps(self.pid)
-        hidden = sigframes.interrupted_counters(self.pid, self.maps, pointers, self.restorers)
+            self.spaces = sigframes.writable(read_maps(self.pid))
+        hidden = sigframes.interrupted_counters(
+            self.pid, self.spaces, pointers, self.restorers
+        )
         return np.concatenate((self.registers[:, ptrace.R_RIP], hidden))
 
 
@@ -104,7 +106,9 @@ class Member:
             self._channel.number = pid
         self.clock = threads.StopClock()
         self._restorers = shared.restorers
-        self._maps: list[Mapping] = []
+        # for the next stop
+        self._spaces: sigframes.Spaces = sigframes.writable([])
+        self._found: U64 = np.empty(0, np.uint64)
 
     @property
     def channel(self) -> Channel:
@@ -177,8 +181,9 @@ class Member:
 
     def prepare_stop(self) -> None:
         """Find out before a stop what it needs."""
-        self._maps = self.maps()
-        self._restorers.find(self._maps, self.read)
+        maps = self.maps()
+        self._spaces = sigframes.writable(maps)
+        self._found = self._restorers.find(maps, self.read)
 
     def stop(self) -> AbstractContextManager[StoppedProcess]:
         """Stop every thread; on leaving all go on, interrupted system calls are re-issued."""
@@ -189,8 +194,7 @@ class Member:
     def stop_prepared(self) -> Generator[StoppedProcess]:
         """Do the same, all else being done already."""
         with threads.stopped(self.pid, self.clock, StoppedProcess) as stop:
-            stop.maps = self._maps
-            stop.restorers = self._restorers.find(self._maps, self.read)
+            stop.spaces, stop.restorers = self._spaces, self._found
             yield stop
 
     def resolve(self, names: Sequence[bytes]) -> U64:

@@ -1,12 +1,11 @@
-"""Past: what each generation changed, newest last.
+"""Past: what the program was after its last generations, and where every version's code is.
 
-It answers two questions: where every version of a function is that some thread may still be
-inside of, and what flips back to an earlier generation without linking anything. For the second
-the last few steps keep the objects they replaced, and the memory of those is not given back.
+The first is what a rollback flips back to without linking anything: the memory of the last few
+generations is not given back. The second says where threads may still stand.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,80 +17,84 @@ Write = tuple[int, bytes, bytes]  # address in the executable's code, bytes befo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One generation: (f,) columns of the slots it flipped, and what it replaced."""
+class Moment:
+    """What a program was after one generation."""
+
+    objects: dict[Key, LiveObject]
+    slots: U64  # as many as there were
+    jumps: dict[int, list[Write]]  # into the executable, by slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """(f,) columns: the functions that one generation made code of."""
 
     generation: Generation
     slot: I32
-    old: U64  # 0: the slot was new
-    new: U64
-    size: U64  # bytes of the new body
-    before: dict[Key, LiveObject | None]  # what its objects were; None: not loaded
-    # jumps that it took out of the executable's code again, by slot
-    restored: dict[int, list[Write]] = field(default_factory=dict[int, list[Write]])
-    flips_back: bool = True  # slots and objects are all that it changed
+    addr: U64
+    size: U64
 
 
 @dataclass(slots=True)
 class Past:
-    """The steps of one program that this daemon made."""
+    """What is known of a program's earlier generations, as far as this daemon made them."""
 
-    keep: int = 0  # steps that can be flipped back
-    steps: list[Step] = field(default_factory=list[Step])
+    keep: int = 0  # moments that can be returned to
+    moments: dict[int, Moment] = field(default_factory=dict[int, Moment])  # oldest first
+    made: list[Made] = field(default_factory=list[Made])
 
-    def add(self, step: Step, held: Iterable[int]) -> None:
-        """Take note of a step.
+    def remember(self, generation: int, moment: Moment) -> None:
+        """Take note of what a program was until now; a return makes no new moment."""
+        self.moments.pop(generation, None)
+        self.moments[generation] = moment
+        newest: dict[int, None] = {}
+        for other in reversed(self.moments.values()):
+            newest[id(other)] = None
+        kept = set(list(newest)[: self.keep])
+        self.moments = {at: row for at, row in self.moments.items() if id(row) in kept}
+
+    def add(self, made: Made, held: Iterable[int]) -> None:
+        """Take note of new code.
 
         Args:
-            step: The newest.
+            made: By the newest generation.
             held: Generations of which memory is held: of others nobody can stand in the code.
         """
-        self.steps.append(step)
         known = set(held)
-        first = len(self.steps) - self.keep
-        self.steps = [
-            old if at >= first else replace(old, before={}, restored={}, flips_back=False)
-            for at, old in enumerate(self.steps)
-            if at >= first or old.generation in known
-        ]
-
-    def kept(self) -> list[Step]:
-        """Return the steps that can be flipped back, newest first, without a gap."""
-        found: list[Step] = []
-        for step in self.steps[::-1]:
-            if not step.flips_back:
-                break
-            found.append(step)
-        return found
+        self.made = [row for row in self.made if int(row.generation) in known] + [made]
 
     def bodies(self, slots: I32) -> tuple[I32, U64, U64]:
         """Return slot, address and size of every version of some functions' code of ours."""
-        slot = np.concatenate([np.empty(0, np.int32), *(step.slot for step in self.steps)])
-        addr = np.concatenate([np.empty(0, np.uint64), *(step.new for step in self.steps)])
-        size = np.concatenate([np.empty(0, np.uint64), *(step.size for step in self.steps)])
-        rows = np.isin(slot, slots) & (size > 0)  # a return makes no new bodies
+        slot = np.concatenate([np.empty(0, np.int32), *(row.slot for row in self.made)])
+        addr = np.concatenate([np.empty(0, np.uint64), *(row.addr for row in self.made)])
+        size = np.concatenate([np.empty(0, np.uint64), *(row.size for row in self.made)])
+        rows = np.isin(slot, slots)
         return slot[rows], addr[rows], size[rows]
 
     def generations(self) -> set[int]:
         """Return whose code `bodies` knows."""
-        return {int(step.generation) for step in self.steps}
+        return {int(row.generation) for row in self.made}
 
-    def roots(self, slots: U64) -> U64:
-        """Return every address that flipping back needs.
+    def others(self, now: dict[Key, LiveObject]) -> list[tuple[Moment, LiveObject]]:
+        """Return the object versions that can be returned to, without those that are live."""
+        return [
+            (moment, live)
+            for moment in self.moments.values()
+            for key, live in moment.objects.items()
+            if now.get(key) is not live
+        ]
 
-        Args:
-            slots: The slot table as it is.
-        """
+    def roots(self, now: dict[Key, LiveObject]) -> U64:
+        """Return every address that a return needs, besides those of what is live."""
         parts: list[U64] = [np.empty(0, np.uint64)]
-        for step in self.kept():
-            parts.append(step.old)
-            for live in filter(None, step.before.values()):
-                own = live.symbol_slot[live.symbol_slot != NO_ROW]
-                parts += [live.section_addr, live.data.addr, slots[own]]
+        for moment, live in self.others(now):
+            own = live.symbol_slot[live.symbol_slot != NO_ROW]
+            led_to = moment.slots[own[own < len(moment.slots)]]
+            parts += [live.section_addr, live.data.addr, led_to]
         roots = np.concatenate(parts)
         return roots[(roots != np.uint64(NO_ADDR)) & (roots != 0)]
 
-    def slots(self) -> set[int]:
-        """Return the slots of the functions that flipping back needs."""
-        lives = [live for step in self.kept() for live in step.before.values() if live]
-        return {slot for live in lives for slot in live.symbol_slot.tolist() if slot != NO_ROW}
+    def slots(self, now: dict[Key, LiveObject]) -> set[int]:
+        """Return the slots of the functions of these versions."""
+        found = (live.symbol_slot.tolist() for _, live in self.others(now))
+        return {slot for row in found for slot in row if slot != NO_ROW}

@@ -104,9 +104,11 @@ def apply_redirects(  # noqa: PLR0913 - one function a moment of the stop
         with target.stop() as stopped:
             if gate is not None:
                 gate(stopped)
-            for part in stopped.parts:
-                _step_out(plan, part)
             caught = _caught(plan, stopped)
+            if caught is not None:
+                for part in stopped.parts:
+                    _step_out(plan, part)
+                caught = _caught(plan, stopped)
             done = caught is None and all(
                 part.read(Addr(run.addr), len(run.before)) == run.before
                 for part in stopped.parts

@@ -130,6 +130,10 @@ class Process:
         except TargetGoneError:
             return []
 
+    def is_inside(self) -> bool:
+        """Return whether the one that stands for all has the arena; `exec` drops it."""
+        return self._census.has_arena(self.pid)
+
     def follow(self) -> bool:
         """Let another process stand for all if that one has ended.
 

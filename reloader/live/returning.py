@@ -1,10 +1,10 @@
-"""Returning to an earlier generation whose memory is still held: slots flip, nothing is linked.
+"""Returning to a generation whose memory is still held: slots flip, nothing is linked.
 
-What the generations since then flipped is flipped back, newest first, and their objects are
-again what they were. A function whose code then was the executable's gets its first bytes back:
-the jump there would lead through its slot to itself. So, all in one stop: slots that lead to
-code of ours, bytes of the executable, and only then slots that lead into the executable. After
-every prefix of that each function runs one of its versions.
+Slots get the values that they had then, and objects are what they were; the generation may also
+be a later one, which was rolled back from. A function whose code then was the executable's gets
+its first bytes back: the jump there would lead through its slot to itself. So, all in one stop:
+slots that lead to code of ours, bytes of the executable, and only then slots that lead into the
+executable. After every prefix of that each function runs one of its versions.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from reloader.live.bodies import bodies_of
 from reloader.live.commit import flip
 from reloader.live.consistent import when_outside
 from reloader.live.objects import LiveObject
-from reloader.live.past import Step, Write
+from reloader.live.past import Moment, Write
 from reloader.live.patching import RedirectResult, apply_redirects
 from reloader.live.program import Key, Program
 from reloader.live.redirect import WIDEST, RedirectPlan, Way
@@ -31,8 +31,9 @@ _SHORT_JUMP: Final = 0xEB  # it leads to a long one in padding, which others may
 
 @dataclass(slots=True, eq=False)
 class Return:
-    """What flips back to a generation; nothing of it has been done."""
+    """What flips to an earlier generation; nothing of it has been done."""
 
+    generation: int  # that is returned to
     slot: I32
     old: U64
     new: U64
@@ -41,30 +42,29 @@ class Return:
     writes: dict[int, list[Write]] = field(default_factory=dict[int, list[Write]])
 
 
-def plan_return(program: Program, undone: Sequence[int]) -> Return | None:
-    """Return what takes some generations back, or None if not everything of before is held.
+def plan_return(program: Program, generation: int) -> Return | None:
+    """Return what makes an earlier generation live, None if not everything of it is held."""
+    moment = program.past.moments.get(generation)
+    if moment is None:
+        return None
+    # a function that had no slot then ran where it was linked
+    linked = program.table.original[len(moment.slots) : len(program.table)]
+    then = np.concatenate([moment.slots, np.array(linked, np.uint64)])
+    now = program.target.arena.slots[: len(then)]
+    slot = np.flatnonzero((now != then) & (then != 0)).astype(np.int32)
+    objects = {
+        key: live for key, live in moment.objects.items() if not _is_live(program, key, live)
+    }
+    back = Return(generation, slot, now[slot].copy(), then[slot], objects)
+    if not _is_held(program, back) or not _find_writes(program, back, moment):
+        return None
+    return back
 
-    Args:
-        program: The process.
-        undone: The numbers of all generations since the one that is returned to.
-    """
-    steps = [step for step in program.past.kept() if int(step.generation) in set(undone)]
-    if len(steps) != len(undone):
-        return None
-    objects: dict[Key, LiveObject] = {}
-    values: dict[int, int] = {}
-    for step in steps:
-        objects |= {key: live for key, live in step.before.items() if live is not None}
-        pairs = zip(step.slot.tolist(), step.old.tolist(), strict=True)
-        values |= {slot: old for slot, old in pairs if old}
-    slots = program.target.arena.slots
-    changed = {slot: value for slot, value in values.items() if int(slots[slot]) != value}
-    slot = np.array(sorted(changed), np.int32)
-    new = np.array([changed[number] for number in slot.tolist()], np.uint64)
-    found = Return(slot, slots[slot].copy(), new, objects)
-    if not _is_held(program, found) or not _find_writes(program, found, steps):
-        return None
-    return found
+
+def _is_live(program: Program, key: Key, live: LiveObject) -> bool:
+    """Return whether an object is what it was: versions share their columns with copies."""
+    now = program.objects.get(key)
+    return now is not None and now.section_addr is live.section_addr
 
 
 def _is_held(program: Program, back: Return) -> bool:
@@ -73,6 +73,7 @@ def _is_held(program: Program, back: Return) -> bool:
     parts = [back.new]
     for live in back.objects.values():
         own = live.symbol_slot[live.symbol_slot != NO_ROW]
+        own = own[~np.isin(own, back.slot)]
         parts += [live.section_addr, live.data.addr, slots[own]]
     addrs = np.concatenate(parts)
     first, end = program.target.arena.span()
@@ -81,18 +82,15 @@ def _is_held(program: Program, back: Return) -> bool:
     return bool((rows != NO_ROW).all())
 
 
-def _find_writes(program: Program, back: Return, steps: Sequence[Step]) -> bool:
-    """Find the bytes of the executable that change; return whether all are known."""
+def _find_writes(program: Program, back: Return, moment: Moment) -> bool:
+    """Find the bytes of the executable that change; return whether all can be written."""
     into = _into_executable(program, back)
     for slot, leaves in zip(back.slot.tolist(), into.tolist(), strict=True):
         jumps = program.redirects.get(slot)
         if leaves and jumps:
             back.writes[slot] = [(addr, new, old) for addr, old, new in jumps]
-        elif not leaves and jumps is None and program.table.original[slot]:
-            taken = next((s.restored[slot] for s in steps if slot in s.restored), None)
-            if taken is None:
-                return False
-            back.writes[slot] = taken
+        elif not leaves and jumps is None and slot in moment.jumps:
+            back.writes[slot] = moment.jumps[slot]
     every = [write for writes in back.writes.values() for write in writes]
     return all(_SHORT_JUMP not in {old[0], new[0]} for _, old, new in every)
 

@@ -38,15 +38,19 @@ def find_restorers(maps: Sequence[Mapping], read: Read) -> U64:
     return np.array(sorted(found), np.uint64)
 
 
-def _readable(maps: Sequence[Mapping]) -> tuple[U64, U64]:
+Spaces = tuple[U64, U64]  # first addresses, and the ones behind the last
+
+
+def writable(maps: Sequence[Mapping]) -> Spaces:
+    """Return where stacks can be; made before a stop, it costs as much as reading 60 stacks."""
     rows = [row for row in maps if row.protection.startswith("rw")]
     starts = np.array([row.start for row in rows], np.uint64)
     return starts, np.array([row.end for row in rows], np.uint64)
 
 
-def stack_ranges(maps: Sequence[Mapping], stack_pointers: U64) -> tuple[U64, U64]:
+def stack_ranges(spaces: Spaces, stack_pointers: U64) -> Spaces:
     """Return start and end of the part of each stack that is in use; empty where unknown."""
-    starts, ends = _readable(maps)
+    starts, ends = spaces
     aligned = stack_pointers & ~np.uint64(7)
     row = np.searchsorted(starts, aligned, side="right").astype(np.int64) - 1
     known = (row >= 0) & (aligned < ends[np.maximum(row, 0)])
@@ -77,7 +81,7 @@ def _scan(pid: int, starts: U64, ends: U64, restorers: U64) -> tuple[U64, U64]:
 
 
 def interrupted_counters(
-    pid: int, maps: Sequence[Mapping], stack_pointers: U64, restorers: U64
+    pid: int, spaces: Spaces, stack_pointers: U64, restorers: U64
 ) -> U64:
     """Return (p,) the program counter of every signal frame on the given stacks.
 
@@ -89,7 +93,7 @@ def interrupted_counters(
     found: list[U64] = []
     seen: set[int] = set()
     for _ in range(MAX_DEPTH):
-        starts, ends = stack_ranges(maps, stack_pointers)
+        starts, ends = stack_ranges(spaces, stack_pointers)
         fresh = [i for i, start in enumerate(starts.tolist()) if start not in seen]
         seen.update(starts.tolist())
         used = [i for i in fresh if ends[i] > starts[i]]

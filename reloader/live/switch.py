@@ -108,3 +108,16 @@ def _in_one_stop(
         back=lambda: flip(arena, flips.slot, flips.old),
         gate=gate,
     )
+
+
+def take_back(program: Program, plan: Plan) -> None:
+    """Undo a flip: what had to follow it failed."""
+    arena, flips = program.target.arena, plan.flips
+    if plan.redirects is None:
+        flip(arena, flips.slot, flips.old)
+        return
+    apply_redirects(
+        plan.redirects.reversed(),
+        program.target,
+        lambda: flip(arena, flips.slot, flips.old),
+    )

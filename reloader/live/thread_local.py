@@ -71,7 +71,8 @@ def reach_threads(target: Target, fresh: ThreadValues) -> None:
 def in_use(program: Program, room: ThreadRoom) -> list[tuple[int, int]]:
     """Return (offset, size) in the reserve of each variable that live objects have or use."""
     ranges: list[tuple[int, int]] = []
-    for live in program.objects.values():
+    earlier = [live for _, live in program.past.others(program.objects)]
+    for live in [*program.objects.values(), *earlier]:
         file = live.file
         own = thread_variables(file)
         offsets: list[int] = live.symbol_addr[own.symbol].view(np.int64).tolist()

@@ -75,7 +75,7 @@ def first_in_line() -> Generator[bool]:
 class Tracee:
     """One seized thread."""
 
-    __slots__ = ("pid", "signal", "stopped", "tid")
+    __slots__ = ("_place", "pid", "registers", "signal", "stopped", "tid")
 
     def __init__(self, pid: int, tid: int) -> None:
         """Seize a thread; it goes on running.
@@ -85,6 +85,8 @@ class Tracee:
         """
         ptrace.ptrace(ptrace.PTRACE_SEIZE, tid, 0, ptrace.PTRACE_O_TRACESYSGOOD)
         self.pid, self.tid, self.signal, self.stopped = pid, tid, 0, False
+        self.registers = ptrace.empty_registers(1)[0]  # as they were when it stopped
+        self._place = self.registers.ctypes.data
 
     def interrupt(self) -> None:
         """Ask the thread to stop."""
@@ -119,10 +121,11 @@ class Tracee:
         """Note a wait status; return False if the thread is gone.
 
         Any ptrace-stop will do for a stop: a signal that was about to be delivered is kept for
-        later.
+        later. Its registers are read now, since the other processors still stop others.
         """
         if not status:
             return False
+        ptrace.take_registers(self.tid, self._place)
         event, number = status >> 16, status >> 8 & 0xFF
         self.signal = 0 if event or number == 0x80 | 5 else number
         self.stopped = True
@@ -258,15 +261,11 @@ class StoppedThreads:
     """All threads of one process, standing still; implements `live.target.Stopped`."""
 
     def __init__(self, pid: int, tracees: list[Tracee]) -> None:
-        """Read the registers of stopped threads."""
+        """Gather the registers of stopped threads."""
         self.pid = pid
         self.tracees = tracees
         self.tids = [tracee.tid for tracee in tracees]
-        self.registers = ptrace.empty_registers(len(tracees))
-        # addresses instead of a view a row: each microsecond here is one of the stop
-        first, step = self.registers.ctypes.data, self.registers.strides[0]
-        for row, tid in enumerate(self.tids):
-            ptrace.take_registers(tid, first + row * step)
+        self.registers = np.array([tracee.registers for tracee in tracees])
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, addr: int, data: bytes) -> None:

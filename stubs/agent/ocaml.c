@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -59,46 +58,53 @@ int reloader_caml_is_value(caml_value v) {
   return reloader_caml.family == 5 || CAML(int, caml_page_table_lookup, caml_value)(v) != 0;
 }
 
-struct stop {
+/* A stop of all domains. What is told of it changes only when a domain has become the leader of the next, which
+ * is not before all have left the last one: so nobody waits for those who are slow to go on. */
+static struct {
   void (*run)(void *data);
   void *data;
   uint64_t *leader;
-  uint32_t is_over; /* futex */
-  uint32_t waiting;
-};
-static uint64_t **stopped_domains;
-static int stopped_count;
+  uint64_t **domains;
+  int count;
+  uint32_t wanted, finished; /* its number, and that of the last that is over; futex */
+} stop;
 
-/* On every domain at once: one acts, the others wait until it is done. */
-static void in_stop(uint64_t *domain, void *data, int count, uint64_t **domains) {
-  struct stop *stop = data;
-  if (domain != stop->leader) {
-    while (!__atomic_load_n(&stop->is_over, __ATOMIC_ACQUIRE))
-      syscall(SYS_futex, &stop->is_over, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
-    __atomic_sub_fetch(&stop->waiting, 1, __ATOMIC_RELEASE);
-    return;
-  }
-  stop->waiting = (uint32_t)count - 1;
-  stopped_domains = domains;
-  stopped_count = count;
-  stop->run(stop->data);
-  __atomic_store_n(&stop->is_over, 1, __ATOMIC_RELEASE);
-  syscall(SYS_futex, &stop->is_over, FUTEX_WAKE_PRIVATE, 1 << 20, NULL, NULL, 0);
+static void lead_stop(uint64_t *domain) {
+  stop.leader = domain;
+  stop.wanted++;
 }
 
+/* On every domain at once: one acts, the others wait until it is done. */
+static void in_stop(uint64_t *domain, void *unused, int count, uint64_t **domains) {
+  (void)unused;
+  if (domain != stop.leader) {
+    for (uint32_t over; (over = __atomic_load_n(&stop.finished, __ATOMIC_ACQUIRE)) != stop.wanted;)
+      syscall(SYS_futex, &stop.finished, FUTEX_WAIT_PRIVATE, over, NULL, NULL, 0);
+    return;
+  }
+  stop.domains = domains;
+  stop.count = count;
+  stop.run(stop.data);
+  __atomic_store_n(&stop.finished, stop.wanted, __ATOMIC_RELEASE);
+  syscall(SYS_futex, &stop.finished, FUTEX_WAKE_PRIVATE, 1 << 20, NULL, NULL, 0);
+}
+
+/* Not from inside of another one. */
 void reloader_caml_in_stop(void (*run)(void *data), void *data) {
   typedef void (*handler)(uint64_t *, void *, int, uint64_t **);
   if (reloader_caml.family == 4) {
     run(data);
     return;
   }
-  struct stop stop = {run, data, reloader_caml_domain(), 0, 0};
-  while (!CAML(int, caml_try_run_on_all_domains, handler, void *, void *)(in_stop, &stop, NULL)) continue;
-  while (__atomic_load_n(&stop.waiting, __ATOMIC_ACQUIRE)) sched_yield(); /* `stop` is on our stack */
+  stop.run = run;
+  stop.data = data;
+  while (!CAML(int, caml_try_run_on_all_domains, handler, void *, void (*)(uint64_t *))(in_stop, NULL, lead_stop))
+    continue;
 }
 
 void reloader_caml_each_domain(void (*visit)(uint64_t *domain)) {
-  for (int i = 0; i < stopped_count; i++) visit(stopped_domains[i]);
+  if (reloader_caml.family == 4) visit(reloader_caml_domain());
+  for (int i = 0; i < stop.count && reloader_caml.family == 5; i++) visit(stop.domains[i]);
 }
 
 static int needs(int family, int symbol) {

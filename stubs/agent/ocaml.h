@@ -1,8 +1,8 @@
 /* The OCaml runtime as the agent sees it: no OCaml header is included and nothing of it is linked.
  *
  * The daemon passes the addresses of what it found in the executable, in the order of the list below; which
- * of them exist decides the family, 4.x or 5.x. What only a header tells (the layout of a block, the place of
- * a field in the domain state) is repeated here for the tested versions, 4.13 and 5.3.
+ * of them exist decides the family: 4 is what 4.12 to 4.14 have in common, 5 is 5.3. What only a header tells
+ * (the layout of a block, the place of a field in the domain state) is repeated here. Tested are 4.13 and 5.3.
  */
 #ifndef RELOADER_OCAML_H
 #define RELOADER_OCAML_H
@@ -55,6 +55,7 @@ enum { NEITHER = 0, CAML4 = 1, CAML5 = 2, BOTH = 3 };
   NAME(caml_scan_stack, CAML5) \
   NAME(caml_get_frame_descrs, CAML5) \
   NAME(caml_find_frame_descr, CAML5) \
+  NAME(caml_callback_res, CAML5) /* tells 5.3 from versions whose domain state is another */ \
   NAME(caml_c_thread_register, NEITHER) /* systhreads, from here on */ \
   NAME(caml_c_thread_unregister, NEITHER) \
   NAME(caml_leave_blocking_section, NEITHER) \

@@ -169,13 +169,16 @@ static int mark_held(void) {
   return found;
 }
 
+static int is_forgotten(uint64_t word) {
+  const struct candidate *hit = owner(word);
+  return hit && !hit->kind;
+}
+
 static void mark_all(void *unused) {
   (void)unused;
   hide_roots();
-  if (reloader_caml.family == 4) {
-    add_roots(reloader_caml_domain());
-  } else {
-    reloader_caml_each_domain(add_roots);
+  reloader_caml_each_domain(add_roots);
+  if (reloader_caml.family == 5) {
     CAML(void, caml_scan_global_roots, void (*)(void *, caml_value, caml_value *), void *)(add_root_5, NULL);
   }
   do drain();
@@ -183,11 +186,7 @@ static void mark_all(void *unused) {
   show_roots();
   for (uint64_t i = 0; mark.is_late && i < mark.count; i++)
     if (!mark.candidates[i].kind) mark.candidates[i].kind = RELOADER_CAML_UNFINISHED;
-}
-
-static int is_forgotten(uint64_t word) {
-  const struct candidate *hit = owner(word);
-  return hit && !hit->kind;
+  reloader_caml_cut_backtraces(is_forgotten);
 }
 
 static uint64_t retire_unheld(void) {
@@ -205,7 +204,6 @@ static uint64_t retire_unheld(void) {
     for (uint64_t i = 0; i < count && reloader_caml.family == 5; i++)
       if (units[i]->roots) units[i]->roots[0] = 0;
     if (reloader_caml.family == 5) CAML(void, caml_finish_major_cycle, int)(0);
-    reloader_caml_cut_backtraces(is_forgotten);
     reloader_caml_unregister(units, count);
   }
   free(units);

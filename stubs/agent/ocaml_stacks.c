@@ -133,17 +133,10 @@ static void cut_domain(uint64_t *domain) {
         cut_root_5, 0, NULL, domain, 0);
 }
 
-static void cut_all(void *unused) {
-  (void)unused;
-  if (reloader_caml.family == 4)
-    cut_domain(reloader_caml_domain());
-  else
-    reloader_caml_each_domain(cut_domain);
-}
-
+/* Inside of a stop. */
 void reloader_caml_cut_backtraces(int (*forgotten)(uint64_t word)) {
   is_forgotten = forgotten;
-  reloader_caml_in_stop(cut_all, NULL);
+  reloader_caml_each_domain(cut_domain);
 }
 
 /* The end of a unit's frametable and of the debug information that it leads to, as far as backtraces point. */

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, knowing, link_scale, road, servers, stops, types, undo
+from tests.bench import calls, knowing, link_scale, modes, road, servers, stops, types, undo
 from tests.bench.figures import Figure, machine, table, write
 
 SMALL, LARGE = 12, 230  # functions: objects of about 7 and 100 KiB
@@ -19,6 +19,7 @@ BENCHES: Final[dict[str, Callable[[Path], list[Figure]]]] = {
     "road": lambda folder: road.measure(folder, SMALL, "small", targets=True),
     "large": lambda folder: road.measure(folder, LARGE, "100 KiB", targets=False),
     "undo": undo.measure,
+    "modes": modes.measure,
     "stops": stops.measure,
     "calls": calls.measure,
     "baseline": lambda _: knowing.measure_baseline(),

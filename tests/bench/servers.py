@@ -1,4 +1,4 @@
-"""Real servers under load while a function on their request path is reloaded a thousand times."""
+"""Real servers under load while functions on their request path are reloaded 1,000 times."""
 
 import time
 from pathlib import Path

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from reloader.live.family import outsiders
 from tests.support.family import PART, Family, family, until_gone
+from tests.support.live import until
 from tests.support.road import attached, reload
 
 
@@ -81,6 +82,19 @@ def test_when_the_first_process_ends_another_stands_for_all(tmp_path: Path) -> N
         outcome = reload(session, part)
         assert outcome.state == "live", outcome.error
         assert [program.at(1), program.at(2)] == [4000, 4000]
+
+
+def test_when_the_first_process_executes_another_program_its_children_go_on(
+    tmp_path: Path,
+) -> None:
+    with family(tmp_path, 1) as (program, session):
+        _, child = session.process.pids()
+        program.tell(0, "x")
+        until(lambda: session.process.pids() == [child], "the first has left")
+        (part,) = program.compile(part=PART.replace("* 10", "* 100"))
+        outcome = reload(session, part)
+        assert outcome.state == "live", outcome.error
+        assert (session.process.pid, program.at(1)) == (child, 4000)
 
 
 def test_children_that_were_forked_before_we_came_are_named(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """What runs inside, and what must hold in every process: constructors, threads, refusals."""
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from reloader.config import Config, HooksConfig
 from reloader.live.member import Member
 from reloader.live.stopped_family import stopped_family
 from reloader.live.threads import list_threads
 from reloader.session import Session
+from stubs import layout
 from tests.support.family import PART, Family, family, until_gone
 from tests.support.live import until
 from tests.support.road import attached, reload
@@ -153,6 +156,8 @@ def test_a_daemon_that_comes_after_the_first_process_ended_goes_on(tmp_path: Pat
             assert reload(session, part).state == "live"
         program.go_on_as(2, parent=0)
         until_gone(first)
+        memory = session.process.leader.header["holder_pid"][0]
+        assert Path(f"/proc/{memory}/fd/{layout.HOLDER_FD}").exists()  # for who may not more
         again = Session.attach(child, root=tmp_path, watch=[str(tmp_path / "*.o")])
         try:
             assert again.program.generation == 1
@@ -177,6 +182,43 @@ int answer(int n)
     return (total += n % 1000) * 10 + ready;
 }
 """
+
+
+def test_a_library_that_only_the_first_process_has_is_refused_by_name(tmp_path: Path) -> None:
+    with family(tmp_path, 2) as (program, session):
+        (tmp_path / "extra.c").write_text("int extra(int n) { return n + 1; }\n")
+        command = ["gcc", "-shared", "-fPIC", "-o", "extra.so", "extra.c"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        assert program.tell(0, "l") == 0
+        assert program.tell(1, "l") == 0
+        refusal = loaded(program, session, part=CALLS)
+        first, _, without = session.process.pids()
+        assert f"extra: process {first} has {tmp_path}/extra.so, process {without}" in refusal
+        assert [program.at(index) for index in range(3)] == [400] * 3
+
+
+HOOKED = """
+static int total = 40;
+int prepared, refused;
+int prepare(unsigned generation) { prepared += generation; return refused; }
+int answer(int n) { refused = n; return total + prepared; }
+"""
+
+
+def test_hooks_run_once_in_each_process_and_any_one_can_say_no(tmp_path: Path) -> None:
+    with family(tmp_path, 2, HOOKED) as (program, session):
+        session.configure(Config(hooks=HooksConfig(before_function="prepare")), tmp_path)
+        assert not loaded(
+            program, session, part=HOOKED.replace("return total", "return 1 + total")
+        )
+        assert [program.at(index) for index in range(3)] == [42, 42, 42]
+        program.at(2, 9)
+        other = session.process.pids()[2]
+        refusal = loaded(
+            program, session, part=HOOKED.replace("return total", "return 5 + total")
+        )
+        assert f"returned 9, not 0 in process {other}" in refusal
+        assert [program.at(index) for index in range(3)] == [44, 44, 44]
 
 
 def until_reading(pid: int) -> None:

@@ -39,7 +39,12 @@ let () = keep (object method size = Array.length (Array.make 3 0) end)
 let () = keep (List.map, Printf.sprintf, Gc.compact)
 let () =
   print_endline "ready";
-  try while true do print_endline (Unit_a.answer (read_line ())) done with End_of_file -> ()
+  try
+    while true do
+      let line = read_line () in
+      print_endline (Unit_a.answer line)
+    done
+  with End_of_file -> ()
 """
 PLAIN = "let answer line = line\n"
 GREEDY = """\

@@ -1,4 +1,4 @@
-"""Units linked into a live OCaml program by hand, and scripts over them: the runtime side alone."""
+"""Units linked into a live OCaml program by hand, and scripts over them."""
 
 import os
 import socket
@@ -12,7 +12,6 @@ from pathlib import Path
 from reloader.elf.read import read_object
 from reloader.hosts.caml.runtime import Place, RunResult, Runtime, Script
 from reloader.hosts.caml.unit_object import UnitPlace, place_of, read_unit
-from reloader.ids import Region
 from reloader.link.layout import image
 from reloader.link.pipeline import Setting
 from reloader.linker.alone import Wishes, link_alone
@@ -62,7 +61,7 @@ class Live:
         memory: list[Allocation] = []
         arena = self.process.arena
 
-        def allocate(region: Region, size: int) -> Allocation:
+        def allocate(region: int, size: int) -> Allocation:
             memory.append(arena.allocate(region, size))
             return memory[-1]
 
@@ -152,12 +151,26 @@ def entered_late(build: Build, *arguments: str) -> Generator[Live]:
         kill(build)
 
 
-def version(build: Build, unit: str, text: str) -> Path:
-    """Compile a unit's next version; return its object, which the version after leaves alone."""
-    (build.folder / f"{unit}.ml").write_text(text)
-    made = build.compile(f"{unit}.ml")
-    kept = build.folder / f"{unit}-{len(list(build.folder.glob(f'{unit}-*.o')))}.o"
-    return made.rename(kept)
+def version(build: Build, unit: str, old: str = "", new: str = "", more: str = "") -> Path:
+    """Compile a next version of a unit; return its object, which later ones leave alone.
+
+    Args:
+        build: The program.
+        unit: Its source's stem.
+        old: What is replaced in the source that the program was built from.
+        new: By what.
+        more: Added at its end.
+    """
+    source = build.folder / f"{unit}.ml"
+    first = source.with_suffix(".first")
+    if not first.exists():
+        first.write_text(source.read_text())
+    text = first.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new) + more if old else text + more)
+    made = build.compile(source.name)
+    count = len(list(build.folder.glob(f"{unit}-*.o")))
+    return made.rename(build.folder / f"{unit}-{count}.o")
 
 
 def kill(build: Build) -> None:

@@ -59,6 +59,8 @@ class Family(Program):
         for pid in self.forked:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.kill()
         self.stop()
 
 

@@ -30,7 +30,7 @@ class LoadResult:
 
     requests: int = 0
     failures: list[str] = field(default_factory=list[str])
-    latencies: list[float] = field(default_factory=list[float])
+    latencies: list[float] = field(default_factory=list[float], repr=False)
     titles: Counter[str] = field(default_factory=Counter[str])
 
     def percentile(self, percent: float) -> float:
@@ -119,11 +119,13 @@ class Load:
         """Wait until a title has been seen so often.
 
         Raises:
-            TimeoutError: It has not, in `PATIENCE` seconds.
+            TimeoutError: It has not, in `PATIENCE` seconds or before a request failed.
         """
         with self._answered:
-            if not self._answered.wait_for(lambda: self._seen(title) >= times, PATIENCE):
-                message = f"{title!r} was not seen {times} times; seen: {self.result.titles}"
+            if not self._answered.wait_for(lambda: self._is_over(title, times), PATIENCE) or (
+                self.result.failures
+            ):
+                message = f"{title!r} was not seen {times} times: {self.result}"
                 raise TimeoutError(message)
 
     def stop(self) -> LoadResult:
@@ -133,8 +135,8 @@ class Load:
             thread.join()
         return self.result
 
-    def _seen(self, title: str) -> int:
-        return self.result.titles[title]
+    def _is_over(self, title: str, times: int) -> bool:
+        return self.result.titles[title] >= times or bool(self.result.failures)
 
     def _run(self) -> None:
         visitor = Visitor(self.port)
@@ -146,6 +148,7 @@ class Load:
         except (OSError, ValueError, LookupError) as error:
             with self._answered:
                 self.result.failures.append(repr(error))
+                self._answered.notify_all()
         finally:
             visitor.close()
 

@@ -1,8 +1,8 @@
 """A generated program with everything whose layout can change, described to be edited.
 
 It has structs in structs and behind pointers, a union, an enum, bit-fields, function pointers,
-a thread-local variable and C++ classes with virtual functions, with random names and members. The
-sources are written from the description.
+a thread-local variable and C++ classes with virtual functions, with random names and members.
+The sources are written from the description.
 """
 
 from dataclasses import dataclass, field

@@ -107,6 +107,8 @@ class Build:
         opaque: Whether units hide their code from each other, as in dune's dev profile.
         packages: What ocamlfind links in.
         link_flags: More for the last link.
+        name: Where the program is, below the folder.
+        greeting: The first line that the program wrote.
         process: The program that `start` started.
     """
 
@@ -115,12 +117,14 @@ class Build:
     opaque: bool = True
     packages: Sequence[str] = ()
     link_flags: Sequence[str] = ()
+    name: str = "program"
+    greeting: str = ""
     process: subprocess.Popen[str] | None = None
 
     @property
     def executable(self) -> Path:
         """The program."""
-        return self.folder / "program"
+        return self.folder / self.name
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +178,7 @@ class Build:
         environment: Mapping[str, str] | None = None,
         stderr: int | None = None,
     ) -> int:
-        """Start the program, below `command` if given; return the pid once it said `ready`."""
+        """Start the program, below `command` if given; return the pid once it greeted."""
         self.process = subprocess.Popen(
             [*command, str(self.executable), *arguments],
             stdin=subprocess.PIPE,
@@ -184,7 +188,8 @@ class Build:
             cwd=self.folder,
             env=environment,
         )
-        assert self.line() == "ready"
+        self.greeting = self.line()
+        assert self.greeting.startswith(("ready", "listening")), self.greeting
         return self.process.pid
 
     def line(self) -> str:
@@ -200,6 +205,12 @@ class Build:
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
         return self.line()
+
+    def end(self) -> int:
+        """End the process by a signal, as one ends a server; return its exit status."""
+        if self.process is not None:
+            self.process.terminate()
+        return self.stop()
 
     def stop(self) -> int:
         """End the process by closing its input; return its exit status."""
@@ -226,7 +237,7 @@ class Build:
 
     def _link(self, inputs: Sequence[str]) -> None:
         packages = [*self._packages(), "-linkpkg"] if self.packages else []
-        self._find("ocamlopt", "-g", *packages, *self.link_flags, *inputs, "-o", "program")
+        self._find("ocamlopt", "-g", *packages, *self.link_flags, *inputs, "-o", self.name)
 
     def _find(self, *words: str) -> str:
         return self.compiler.run(self.compiler.command[0], *words, cwd=self.folder)

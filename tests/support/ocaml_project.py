@@ -2,14 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.ocaml import ROOT, Build, Compiler, build
+from tests.support.ocaml import PROGRAMS, ROOT, Build, Compiler, build, dune_build
 
 RELOADER = [sys.executable, "-m", "reloader"]
 
@@ -79,6 +80,10 @@ class Project:
         assert "Nothing was changed" in text
         return text
 
+    def close(self) -> None:
+        """End the daemon, if it has not ended with its program."""
+        self._verb("stop")
+
     def _verb(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*RELOADER, *words],
@@ -91,13 +96,34 @@ class Project:
 
 
 @contextmanager
+def server_of(compiler: Compiler, folder: Path) -> Generator[Project]:
+    """Build the server with dune, and run it so that a save builds and reloads."""
+    shutil.copytree(PROGRAMS / "server", folder, dirs_exist_ok=True)
+    executable = dune_build(compiler, folder).relative_to(folder)
+    program = Build(compiler, folder, name=str(executable))
+    made = Project(program)
+    build_command = f"{compiler.bin / 'dune'} build ./main.exe"
+    objects = str(executable.parent / ".main.eobjs" / "native" / "*.o")
+    try:
+        made.run(options=["--build", build_command, "--source", "*.ml", "--watch", objects])
+        yield made
+    finally:
+        program.end()
+        made.close()
+
+
+@contextmanager
 def project_of(
-    compiler: Compiler, folder: Path, name: str, *, opaque: bool = True
+    compiler: Compiler,
+    folder: Path,
+    sources: Mapping[str, str] | str,
+    *,
+    opaque: bool = True,
 ) -> Generator[Project]:
-    """Build one of the programs; end it and its daemon with the block."""
-    made = Project(build(compiler, folder, name, opaque=opaque))
+    """Build a program as `build` does; end it and its daemon with the block."""
+    made = Project(build(compiler, folder, sources, opaque=opaque))
     try:
         yield made
     finally:
         made.program.stop()
-        made.verb("stop")
+        made.close()

@@ -6,6 +6,7 @@ declarations behind interfaces are compared as the compiler prints them. Types g
 names here (`Foo.M.t`), since a type of one unit is made of types of others.
 """
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,30 @@ def continues(before: Slot, after: Slot, changed: Names) -> bool:
         and changed.isdisjoint(before.mentions)
         and changed.isdisjoint(after.mentions)
     )
+
+
+class Meanings:
+    """What the types of functions mean, as one number each.
+
+    The same text means something else once a type in it is declared in another way.
+    """
+
+    def __init__(self, units: Iterable[UnitInfo]) -> None:
+        """Take all units that are live at one time."""
+        self._declared = {
+            full_name(unit.name, row.path): row for unit in units for row in unit.types
+        }
+
+    def of(self, slot: Slot) -> int:
+        """Return the meaning of a field's type."""
+        reached, todo = set[str](), list(slot.mentions)
+        while todo:
+            name = todo.pop()
+            if name not in reached and name in self._declared:
+                reached.add(name)
+                todo += self._declared[name].mentions
+        texts = (f"{name} {self._declared[name].text}" for name in sorted(reached))
+        return zlib.crc32("\n".join([slot.type, *texts]).encode())
 
 
 def constructor_continues(path: str, before: UnitInfo, after: UnitInfo, changed: Names) -> bool:

@@ -5,7 +5,6 @@ loaded versions lead to the stub from the start: the word that holds their code 
 once their unit is initialised. So whoever captured one, of whatever version, runs the newest.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from reloader.errors.redirect import CodeChangedError, PcInPatchError
+from reloader.hosts.caml.changed_types import Meanings
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.transaction import Change
 from reloader.hosts.caml.units import Slot
@@ -34,18 +34,21 @@ class Value:
 
     slot: Slot
     closure: Closure
+    meaning: int  # of its type
 
 
-def slot_key(key: Key, slot: Slot, arity: int) -> SlotKey:
+def slot_key(key: Key, slot: Slot, arity: int, meaning: int) -> SlotKey:
     """Return what identifies a function over all versions of its unit.
 
-    A function of another type is another one: who captured the old one calls it as that.
+    A function of another type is another one: who captured the old one calls it as that. So is
+    one whose type has the same text and is made of another record: see `Meanings`.
     """
-    kind = zlib.crc32(slot.type.encode())
-    return SlotKey(*key, f"{slot.path}/{arity} {kind:08x}".encode())
+    return SlotKey(*key, f"{slot.path}/{arity} {meaning:08x}".encode())
 
 
-def take_original_slots(program: Program, changes: Sequence[Change]) -> list[int]:
+def take_original_slots(
+    program: Program, changes: Sequence[Change], meanings: Meanings
+) -> list[int]:
     """Give a slot to each function whose code is still the executable's; return new slots."""
     fresh: dict[SlotKey, int] = {}
     read = program.target.read
@@ -56,7 +59,7 @@ def take_original_slots(program: Program, changes: Sequence[Change]) -> list[int
         for slot in (old for old, _ in change.functions if old):
             found = closure_at(read, value_at(read, unit.block, slot.chain))
             if found and in_code(program.image, np.array([found.code], np.uint64))[0]:
-                fresh[slot_key(unit.key, slot, found.arity)] = found.code
+                fresh[slot_key(unit.key, slot, found.arity, meanings.of(slot))] = found.code
     keys = [key for key in fresh if key not in program.table.rows]
     first = len(program.table)
     slots = program.table.take(keys, [fresh[key] for key in keys])
@@ -78,12 +81,14 @@ def lead(program: Program, key: Key, values: Sequence[Value]) -> set[int]:
         The slots of these functions.
     """
     target, first = program.target, len(program.table)
-    keys = [slot_key(key, value.slot, value.closure.arity) for value in values]
+    keys = [slot_key(key, row.slot, row.closure.arity, row.meaning) for row in values]
     slots = program.table.take(keys, [0] * len(keys))
     write_new_stubs(program, first)
     for slot, value in zip(slots.tolist(), values, strict=True):
-        target.arena.slots[slot] = np.uint64(value.closure.code)
         stub = int(target.arena.stub_addr(SlotId(slot)))
+        if value.closure.code == stub:
+            continue  # an earlier daemon has come as far as this
+        target.arena.slots[slot] = np.uint64(value.closure.code)
         target.write_data(Addr(value.closure.pointer), stub.to_bytes(WORD, "little"))
     return set(slots.tolist())
 

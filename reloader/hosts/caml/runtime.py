@@ -34,6 +34,7 @@ HOLDERS: Final = (
     "nothing", "a block of the heap", "a module", "a stack", "a backtrace", "a root of C code",
     "unknown to the runtime", "a heap too large for the time given",
 )  # fmt: skip
+UNKNOWN: Final = 6  # the runtime has never known it, or has forgotten it
 
 
 @dataclass(frozen=True, slots=True)

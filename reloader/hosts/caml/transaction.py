@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from reloader.elf.object import ObjectFile
+from reloader.hosts.caml.changed_types import Names
 from reloader.hosts.caml.state import StatePlan
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace
 from reloader.hosts.caml.units import Slot, UnitInfo
@@ -44,6 +45,7 @@ class Change:
     place: UnitPlace
     state: StatePlan
     functions: list[tuple[Slot | None, Slot]]  # its function fields, before and after
+    changed: Names = frozenset()  # types whose old values the new version would misread
     slots: set[int] = field(default_factory=set[int])  # of its functions, once it is live
 
 

@@ -104,13 +104,14 @@ def unit_from_json(data: dict[str, Any]) -> UnitInfo:
     if found["implementation"] is not None:
         found["implementation"] = Implementation(**found["implementation"])
     found["interface"] = tuple((key, text) for key, text in found["interface"])
-    found["slots"] = tuple(_slot(row) for row in found["slots"])
+    found["slots"] = tuple(slot_from_json(row) for row in found["slots"])
     found["types"] = tuple(_declaration(row) for row in found["types"])
     found["constructors"] = tuple(_declaration(row) for row in found["constructors"])
     return UnitInfo(**found)
 
 
-def _slot(row: dict[str, Any]) -> Slot:
+def slot_from_json(row: dict[str, Any]) -> Slot:
+    """Return the slot that a description holds as JSON data."""
     found: dict[str, Any] = dict(row)
     found["chain"], found["mentions"] = tuple(row["chain"]), tuple(row["mentions"])
     return Slot(**found)

@@ -7,13 +7,13 @@ from reloader.config import OcamlConfig
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.errors.ocaml import FlambdaError, UnfitUnitError
+from reloader.hosts.caml.changed_types import Meanings
 from reloader.hosts.caml.compatible import (
     is_original,
     refuse_incompatible,
     refuse_other_compiler,
 )
 from reloader.hosts.caml.compiler import Compiler, find_compiler
-from reloader.hosts.caml.generics import generic_unit, is_generic
 from reloader.hosts.caml.generics import generic_archive, generic_unit, is_generic
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
 from reloader.hosts.caml.inspector import Inspector
@@ -36,7 +36,8 @@ class World:
         self.policy = Policy(frozenset(config.keep), frozenset(config.reset))
         self.live: dict[str, UnitInfo] = {}  # by the unit's name
         self._infos: dict[str, UnitInfo] = {}  # by the object's digest
-        self._changed: frozenset[str] = frozenset()  # types, by the transaction at hand
+        self.changed: frozenset[str] = frozenset()  # types, by the transaction at hand
+        self._coming: dict[str, UnitInfo] = {}  # its units
 
     def info(self, file: ObjectFile) -> UnitInfo:
         """Return what a unit's compiled files say; they belong to this version of its object.
@@ -44,8 +45,6 @@ class World:
         Raises:
             ReloaderError: They are missing or cannot be read.
         """
-        if is_generic(file):
-            return generic_unit(file)
         if is_generic(file):
             return generic_unit(file)
         if file.digest not in self._infos:
@@ -67,6 +66,11 @@ class World:
         self.live[info.name] = info
         return info
 
+    def restore(self, file: ObjectFile, info: UnitInfo) -> None:
+        """Take note of a live unit as an earlier daemon knew it."""
+        self._infos[file.digest] = info
+        self.live[info.name] = info
+
     def adopt(self, file: ObjectFile) -> None:
         """Take note that a version is live."""
         info = self.info(file)
@@ -79,8 +83,14 @@ class World:
             ReloaderError: They do not fit what is live.
         """
         infos = [self.info(file) for file in files]
-        self._changed = refuse_incompatible(infos, self.live, self.linked)
+        self.changed = refuse_incompatible(infos, self.live, self.linked)
+        self._coming = {info.name: info for info in infos}
         return infos
+
+    def meanings(self, *, coming: bool = False) -> Meanings:
+        """Return what types mean now, or once the transaction at hand is live."""
+        units = {**self.live, **self._coming} if coming else self.live
+        return Meanings(units.values())
 
     def library(self) -> Path:
         """Return the archive of functions that the compiler makes at link time.
@@ -101,7 +111,7 @@ class World:
         Raises:
             ReloaderError: A value that must be kept changed its type.
         """
-        return plan_state(before, info, self.policy, self._changed, sizes)
+        return plan_state(before, info, self.policy, self.changed, sizes)
 
 
 def open_world(image: Image, config: OcamlConfig) -> World:

@@ -81,8 +81,12 @@ class Agreement:
                 continue
             if not (tells(before.file) and tells(file)):
                 self.silent.append(file.name)
-            elif not same_types(before.file, file):
+            elif same_types(before.file, file):
+                continue
+            elif all(type_table(version).complete for version in (before.file, file)):
                 self.compare(row, frozenset())
+            else:
+                self.silent.append(file.name)
         changed = self.changed_names()
         for row, before in enumerate(live if changed else ()):
             # an object that only declares such a type may hold data of it

@@ -4,11 +4,13 @@
  *   f N    fork a process of index N
  *   d N    the same, and end: as a daemon does
  *   t      start a thread that does nothing
+ *   l      load the library extra.so of the working folder
  *   v      vfork a child that waits, before it calls exec, until its input ends; says the child's number
  *   x      exec another program
  *   q      end
  * Process 0 ends with its input. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -70,6 +72,9 @@ static void obey(int connection) {
       break;
     case 't':
       dprintf(connection, "%d\n", pthread_create(&thread, NULL, wait_for_ever, NULL));
+      break;
+    case 'l':
+      dprintf(connection, "%d\n", dlopen("./extra.so", RTLD_NOW | RTLD_GLOBAL) ? 0 : 1);
       break;
     case 'v':
       spawn_slowly(connection);

@@ -1,0 +1,154 @@
+"""Units that cannot replace another: a clear text, and the program runs on with its state."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.ocaml import Compiler, build, compiler_of
+from tests.support.ocaml_project import Project, project_of
+
+COMPILED = (".o", ".cmi", ".cmx", ".cmt")
+E_MACHINE, AARCH64 = 18, 183
+
+
+@pytest.fixture
+def counter(compiler: Compiler, tmp_path: Path) -> Iterator[Project]:
+    """A program with some state, which is all there after whatever a test did to it."""
+    folder = tmp_path / "program"
+    folder.mkdir()
+    with project_of(compiler, folder, "counter") as project:
+        project.run()
+        assert project.program.ask("bump 7") == "7"
+        yield project
+        asked = [project.program.ask(text) for text in ("total", "hidden", "name", "table 1")]
+        assert asked == ["7", "1", "first", "8"]
+
+
+def refused(project: Project) -> str:
+    """Wait for the attempt, which must be refused; return its text."""
+    row = project.settled()
+    assert row["outcome"] == "refused", row
+    assert "Nothing was changed" in row["error"]
+    return str(row["error"])
+
+
+def put(obj: Path, place: Path) -> None:
+    """Put an object in place the way compilers finish theirs."""
+    kept = place.with_suffix(".tmp")
+    shutil.copy(obj, kept)
+    kept.rename(place)
+
+
+def test_a_unit_of_another_compiler_version(
+    counter: Project, compiler: Compiler, tmp_path: Path
+) -> None:
+    other = compiler_of("4.13" if compiler.multicore else "5.3")
+    (tmp_path / "other").mkdir()
+    build(other, tmp_path / "other", "counter")
+    for suffix in reversed(COMPILED):
+        put(tmp_path / "other" / f"counter{suffix}", counter.folder / f"counter{suffix}")
+    assert "one compiler" in refused(counter)
+
+
+def test_an_object_of_another_architecture(counter: Project) -> None:
+    obj = counter.folder / "counter.o"
+    content = bytearray(obj.read_bytes())
+    content[E_MACHINE] = AARCH64
+    (counter.folder / "new").write_bytes(content)
+    (counter.folder / "new").rename(obj)
+    assert "AArch64" in refused(counter)
+
+
+def test_a_unit_without_its_interface(counter: Project) -> None:
+    (counter.folder / "counter.cmi").unlink()
+    obj = counter.folder / "counter.o"
+    (counter.folder / "new").write_bytes(obj.read_bytes().replace(b"first", b"other"))
+    (counter.folder / "new").rename(obj)
+    assert "counter.cmi" in refused(counter)
+
+
+def test_a_type_that_the_interface_hides_changed(compiler: Compiler, tmp_path: Path) -> None:
+    texts = {
+        "box.mli": "type t\nval make : int -> t\nval get : t -> int\n",
+        "box.ml": "type t = { n : int }\nlet make n = { n }\nlet get t = t.n\n",
+        "main.ml": 'let box = Box.make 3\nlet () = print_endline "ready"; try while true do\n'
+        "ignore (read_line ()); print_endline (string_of_int (Box.get box)) done\n"
+        "with End_of_file -> ()\n",
+    }  # fmt: skip
+    with project_of(compiler, tmp_path, texts) as project:
+        project.run()
+        project.program.write(
+            {"box.ml": "type t = { m : int; n : int }\nlet make n = { m = 0; n }\n"
+             "let get t = t.n\n"}
+        )  # fmt: skip
+        project.program.compile("box.ml")
+        text = refused(project)
+        assert "type t = { n : int; }" in text
+        assert "type t = { m : int; n : int; }" in text
+        assert "Main" in text
+        assert project.program.ask("") == "3"
+
+
+def test_callers_that_inlined_the_old_unit_are_named(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    with project_of(compiler, tmp_path, "counter", opaque=False) as project:
+        project.run()
+        text = project.refusal("counter.ml", "let add a b = a + b", "let add a b = a * b")
+        assert "-opaque" in text
+        assert "Keepers" in text
+        assert "Main" in text
+        assert project.program.ask("partial 1") == "6"
+
+
+def test_an_initialiser_that_never_ends_is_left_alone_to_the_limit(counter: Project) -> None:
+    text = "let total = ref 0"
+    loop = f"let () = while Sys.opaque_identity true do ignore (ref 0) done\n{text}"
+    row = counter.save("counter.ml", text, loop)
+    assert row["outcome"] == "refused"
+
+
+def test_a_unit_that_is_not_in_the_program(counter: Project) -> None:
+    counter.program.write({"stranger.ml": "let f x = x + 1\n"})
+    counter.program.compile("stranger.ml")
+    row = counter.settled()
+    assert row["outcome"] in {"refused", "unchanged", "live"}
+
+
+def test_a_static_program_is_refused_by_name(compiler: Compiler, tmp_path: Path) -> None:
+    program = build(compiler, tmp_path, "counter")
+    program.link_flags = ("-ccopt", "-static")
+    program.build()
+    project = Project(program)
+    pid = program.start()
+    text = project.verb("attach", str(pid), status=1)
+    assert "static" in text
+    assert program.ask("bump 2") == "2"
+    program.stop()
+
+
+def test_a_stripped_program_still_takes_new_units(compiler: Compiler, tmp_path: Path) -> None:
+    with project_of(compiler, tmp_path, "counter") as project:
+        subprocess.run(["/usr/bin/strip", project.program.executable], check=True)
+        project.run()
+        row = project.save("counter.ml", "!total + by", "!total + (10 * by)")
+        assert row["outcome"] == "live"
+        assert project.program.ask("table 1") == "10"
+
+
+def test_a_unit_that_needs_a_library_the_program_lacks(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    with project_of(compiler, tmp_path, "counter") as project:
+        project.run()
+        project.program.packages = ("threads.posix",)
+        text = project.refusal(
+            "counter.ml",
+            "let add a b = a + b",
+            "let add a b = Thread.id (Thread.self ()) + a + b",
+        )
+        assert "Thread" in text
+        assert project.program.ask("partial 1") == "6"

@@ -1,0 +1,125 @@
+"""The moment at which units are replaced: reached in every way of waiting, without a signal."""
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from reloader.errors.ocaml import BusyRuntimeError
+from tests.support.caml_runtime import entered, entered_late, version
+from tests.support.ocaml import Build, Compiler, build, compiler_of
+
+pytestmark = pytest.mark.live
+
+FIELDS = (0, 1)  # version, count
+SLOW = 'let () = print_string "slow "; Unix.sleepf 0.05; print_endline "initialiser"\n'
+
+
+@pytest.fixture(scope="module")
+def waits(compiler: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return build(compiler, tmp_path_factory.mktemp("waits"), "waits", packages=["unix"])
+
+
+@pytest.fixture(scope="module")
+def second(waits: Build) -> Path:
+    return version(waits, "part", "  1\n", "  2\n")
+
+
+@pytest.fixture(scope="module")
+def slow(waits: Build) -> Path:
+    return version(waits, "part", "  1\n", "  2\n", SLOW)
+
+
+@pytest.mark.parametrize("way", ["select", "read", "system", "accept"])
+def test_a_blocked_program_gets_new_code_and_its_call_does_not_fail(
+    waits: Build, second: Path, way: str
+) -> None:
+    with entered(waits, way) as live:
+        port = int(waits.line()) if way == "accept" else 0
+        _, done = live.swap(second, FIELDS)
+        assert done.by_thread
+        if port:
+            socket.create_connection(("127.0.0.1", port)).close()
+            assert waits.line() == "version 2 1"
+        else:
+            assert waits.ask("go") == "version 2 1"
+
+
+@pytest.mark.parametrize("way", ["sleep", "allocating", "compacting", "computing"])
+def test_a_busy_program_gets_new_code(waits: Build, second: Path, way: str) -> None:
+    with entered(waits, way) as live:
+        live.swap(second, FIELDS)
+        assert waits.line() == "version 2 2"
+
+
+@pytest.mark.parametrize("way", ["sleep", "allocating"])
+def test_an_initialiser_that_prints_and_sleeps_is_not_disturbed_by_the_program(
+    waits: Build, slow: Path, way: str
+) -> None:
+    with entered(waits, way) as live:
+        live.swap(slow, FIELDS)
+        assert waits.line() == "slow initialiser"
+        assert waits.line() == "version 2 2"
+
+
+@pytest.mark.parametrize("way", ["allocating", "computing"])
+def test_a_busy_program_that_is_entered_late_gets_new_code(
+    waits: Build, second: Path, way: str
+) -> None:
+    with entered_late(waits, way) as live:
+        live.swap(second, FIELDS)
+        assert waits.line() == "version 2 2"
+
+
+def test_a_blocked_program_of_4_13_that_is_entered_late_gets_new_code_when_its_call_ends(
+    tmp_path: Path,
+) -> None:
+    program = build(compiler_of("4.13"), tmp_path, "waits", packages=["unix"])
+    second = version(program, "part", "  1\n", "  2\n")
+    with entered_late(program, "read") as live:
+        swap = threading.Thread(target=live.swap, args=(second, FIELDS))
+        swap.start()
+        while live.process.channel.field("caml_phase") != 1 and swap.is_alive():
+            pass
+        answer = program.ask("go")
+        swap.join()
+        # the swap comes where the program looks for signals: before or after it asks
+        assert answer in {"version 1 1", "version 2 1"}
+
+
+def test_a_c_function_that_keeps_the_runtime_is_waited_for_and_given_up(
+    waits: Build, second: Path
+) -> None:
+    with entered(waits, "holding") as live:
+        live.runtime.limit_ms = 50
+        with pytest.raises(BusyRuntimeError) as caught:
+            live.swap(second, FIELDS)
+        assert "the reload waited 50 ms for a point" in str(caught.value)
+        assert "Nothing was changed." in str(caught.value)
+        assert waits.ask("go") == "version 1 1"  # what was given up never runs
+        live.runtime.limit_ms = 10_000
+        live.swap(second, FIELDS)
+
+
+@pytest.mark.parametrize("way", ["busy", "idle"])
+def test_a_program_with_threads_gets_new_code(
+    compiler: Compiler, tmp_path: Path, way: str
+) -> None:
+    program = build(compiler, tmp_path, "threads", packages=["threads.posix"])
+    with entered(program, way) as live:
+        for number in range(2, 6):
+            live.swap(
+                version(program, "part", "version () = 1", f"version () = {number}"), (0,)
+            )
+            assert program.ask("version") == str(number)
+            assert program.ask("step") == "1"
+
+
+def test_no_domain_sees_half_of_a_swap(tmp_path: Path) -> None:
+    program = build(compiler_of("5.3"), tmp_path, "domains")
+    with entered(program) as live:
+        for number in range(2, 8):
+            live.swap(version(program, "part", "identity 1", f"identity {number}"), (0, 1, 2))
+            assert program.ask(f"reached {number}") == "reached"
+        assert program.ask("mixed") == "0"

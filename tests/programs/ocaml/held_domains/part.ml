@@ -1,0 +1,5 @@
+let number = 0
+
+let hold wait =
+  let n = wait () in
+  n + number

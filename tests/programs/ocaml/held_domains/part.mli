@@ -1,0 +1,2 @@
+val number : int
+val hold : (unit -> int) -> int

@@ -1,0 +1,3 @@
+val name : string
+val f : int -> int
+val hold : (unit -> int) -> int

@@ -1,0 +1,1 @@
+let name = Sys.opaque_identity "first"
