@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from reloader.errors.daemon import ConfigError, UnknownKeyError, WrongTypeError
+from reloader.hosts.caml.settings import OcamlConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,18 +53,6 @@ class TypesConfig:
     """[types]: layouts that new code and live data have to agree on."""
 
     accept: tuple[str, ...] = ()  # types and functions whose changes the user answers for
-
-
-@dataclass(frozen=True, slots=True)
-class OcamlConfig:
-    """[ocaml]: for programs compiled by ocamlopt; see docs/ocaml.md."""
-
-    compiler: str = ""  # the command that compiles units; empty: ocamlfind ocamlopt
-    keep: tuple[str, ...] = ()  # values that go on in new versions: `Foo.table`
-    reset: tuple[str, ...] = ()  # values that new versions make anew
-    before: tuple[str, ...] = ()  # functions called with () before a swap, `Foo.pause`
-    after: tuple[str, ...] = ()  # and after it
-    limit_s: float = 10.0  # how long to wait for a point where units can be replaced
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def reload(
         stop = switch.flip_and_redirect(program, plan, limit_s)
         undo.callback(switch.take_back, program, plan)
         undo.callback(constructors.retain_registered, program, plan, generation)
-        program.host.switch(plan.graph, plan.host, generation)
+        program.host.switch(plan.host, generation)
         must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
 

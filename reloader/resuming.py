@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from reloader.arch.x86_64 import X86_64
-from reloader.config import OcamlConfig
 from reloader.elf.archive import read_archive
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.session import StateLostError
+from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.choose import choose_host
 from reloader.ids import REGION_NAMES, Addr, Generation, Region
 from reloader.inputs import Shelf

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from reloader.config import Config, HooksConfig, OcamlConfig, load_config
+from reloader.config import Config, HooksConfig, load_config
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
@@ -17,6 +17,7 @@ from reloader.errors.session import (
 )
 from reloader.globs import parse_pattern, read_wanted
 from reloader.hooks import Hooks
+from reloader.hosts.caml.settings import OcamlConfig
 from reloader.ids import Generation
 from reloader.inputs import (
     choose,
@@ -40,7 +41,7 @@ from reloader.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.reload import Options, reload
 from reloader.remap import remap
 from reloader.replay import linked_before
-from reloader.report import changed_names, data_notes
+from reloader.report import changed_names, data_notes, family_notes
 from reloader.resuming import follow, known_target, open_known, take_host
 from reloader.retiring import Retiring
 from reloader.rollback import rollback
@@ -82,7 +83,7 @@ class Session:
         self.program.hooks = self.plugins = plugins
         self.shelf = opened.shelf
         self.refused = opened.refused
-        self.notes = opened.notes
+        self.notes = [*opened.notes, *family_notes(process)]
         self.store = store
         self.target = target
         self.retiring = Retiring(self.program, store, target, plugins)
@@ -113,7 +114,7 @@ class Session:
         return session
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913  one argument a fact
         cls,
         process: Process,
         store: Store,

@@ -120,7 +120,7 @@ CAML_SYMBOLS: Final = (
     b"caml_stat_free", b"caml_failwith", b"caml_debuginfo_extract", b"caml_debuginfo_location",
     b"caml_debuginfo_next", b"caml_register_code_fragment", b"caml_find_code_fragment_by_num",
     b"caml_remove_code_fragment", b"caml_unregister_frametable", b"caml_do_roots",
-    b"caml_finish_major_cycle", b"caml_enter_blocking_section_hook",
+    b"caml_scan_roots_hook", b"caml_finish_major_cycle", b"caml_enter_blocking_section_hook",
     b"caml_leave_blocking_section_hook", b"caml_globals_inited", b"Caml_state",
     b"caml_register_frametable", b"caml_register_dyn_global", b"caml_empty_minor_heap",
     b"caml_record_signal", b"caml_pending_signals", b"caml_sigmask_hook",

@@ -262,7 +262,9 @@ def test_types_that_are_not_in_the_objects_own_unit_are_not_taken_for_compared(
     try:
         started(program, body=BODY)
         with attached(program) as session:
-            text = edit(BODY, ("sun.kind + ", "\nsun.kind + 10 + "))
+            text = edit(
+                BODY, ("sun.kind + ", "sun.kind + 1 + "), ("int answer", "\nint answer")
+            )
             outcome = reload(session, *program.compile(body=text))
             assert outcome.state == "live", outcome.error
             assert any("no debug information that tells types" in n for n in outcome.notes)

@@ -118,8 +118,8 @@ def _read(obj: ObjectFile, names: Container[str] | None = None) -> DebugSections
     pointers: dict[str, Pointers] = {}
     widths = _widths(obj.machine)
     for section, raw in enumerate(obj.section_names):
-        if not raw.startswith((b".debug_", b".zdebug_")):
-            continue
+        if not raw.startswith((b".debug_", b".zdebug_")) or obj.group_sections[section]:
+            continue  # a COMDAT type unit has sections of the same names: not the object's own
         packed = raw.startswith(b".z")
         name = raw.decode().replace(".zdebug_", ".debug_")
         if names is not None and name not in names:
@@ -128,7 +128,6 @@ def _read(obj: ObjectFile, names: Container[str] | None = None) -> DebugSections
         if content is None:
             continue
         image = np.frombuffer(bytearray(content), np.uint8)
-        # a COMDAT type unit has sections of the same names; the first is the object's own
         if name not in data:
             pointers[name] = _relocate(obj, section, image, widths)
             data[name] = image.tobytes()

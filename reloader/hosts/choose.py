@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from reloader.config import OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.hosts.caml.globals_map import SYMBOL
+from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.unit_object import is_unit
 from reloader.hosts.caml.world import open_world
 from reloader.hosts.ocaml import Ocaml, enter_runtime

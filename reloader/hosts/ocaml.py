@@ -1,19 +1,19 @@
 """OCaml: a unit's new version is initialised beside the old one, and takes its place.
 
 A unit is replaced as a whole. Its new version is linked with everything its own, registered
-with the runtime and initialised at a safe point; then the exported fields of its module block are
-stored into the block that other units know (`caml_modify`), and state that is kept is carried
-over. Closed functions that somebody captured long ago are reached as well: see `forwarding`.
+with the runtime and initialised at a safe point; then the exported fields of its module block
+are stored into the block that other units know (`caml_modify`), and state that is kept is
+carried over. Closed functions that somebody captured long ago are reached as well: see
+`forwarding`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
-from reloader.config import OcamlConfig
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.ocaml import (
@@ -28,6 +28,7 @@ from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.order import initialisation_order
 from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Pair, Runtime
 from reloader.hosts.caml.script import Place, Script
+from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.state import Sizes, StatePlan
 from reloader.hosts.caml.swapping import needs_block, pairs, swap_units
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
@@ -38,9 +39,11 @@ from reloader.ids import U64, Addr
 from reloader.link.graph import LinkGraph
 from reloader.live.host import Hold, HostPlan, Linked
 from reloader.live.objects import LiveObject
-from reloader.live.process import Process
 from reloader.live.program import Key, Program
 from reloader.live.target import Allocation
+
+if TYPE_CHECKING:
+    from reloader.live.process import Process
 
 STB_LOCAL: Final = 0
 WORD: Final = 8
@@ -183,7 +186,7 @@ class Ocaml:
         addr[unit.rows.block] = known.faces[-1].block
         return replace(live, symbol_addr=addr)
 
-    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
+    def switch(self, plan: HostPlan, generation: int) -> None:
         """Initialise new units and swap them in, at one safe point.
 
         Raises:

@@ -34,7 +34,8 @@ class HostPlan:
         plan = self.redirects
         if plan is None:
             return []
-        slots = [self.redirected[row] for row in plan.function.tolist()]
+        functions: list[int] = plan.function.tolist()
+        slots = [self.redirected[row] for row in functions]
         return [(slot, plan.write(row)) for row, slot in enumerate(slots) if slot != NO_ROW]
 
 
@@ -88,7 +89,7 @@ class Host(Protocol):
         """Return a version with the addresses that other objects have to know it by."""
         ...
 
-    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
+    def switch(self, plan: HostPlan, generation: int) -> None:
         """Make new code live, whole or not at all.
 
         Raises:
@@ -149,7 +150,7 @@ class Plain:
 
     name = "C"
 
-    def whole(self, file: ObjectFile) -> bool:
+    def whole(self, file: ObjectFile) -> bool:  # noqa: ARG002  the protocol's
         """Every new version is compared with its live one."""
         return False
 
@@ -160,7 +161,7 @@ class Plain:
     def isolate(self, graph: LinkGraph) -> None:
         """Nothing to change."""
 
-    def prepare(self, linked: Linked) -> HostPlan:
+    def prepare(self, linked: Linked) -> HostPlan:  # noqa: ARG002  the protocol's
         """Nothing to do."""
         return HostPlan()
 
@@ -168,7 +169,7 @@ class Plain:
         """Others know it by the addresses that the linker gave."""
         return live
 
-    def switch(self, graph: LinkGraph, plan: HostPlan, generation: int) -> None:
+    def switch(self, plan: HostPlan, generation: int) -> None:
         """The slots do it all."""
 
     def adopt(self, plan: HostPlan) -> None:

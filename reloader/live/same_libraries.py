@@ -47,8 +47,9 @@ def used_files(mappings: Iterable[Mapping], plan: Plan) -> list[tuple[Mapping, l
     for mapping in mappings:
         if not mapping.inode or mapping.name == ARENA_NAME:
             continue
-        inside = rows[(addrs >= np.uint64(mapping.start)) & (addrs < np.uint64(mapping.end))]
-        if len(inside):
-            names = [symbols.name[row].decode("utf-8", "replace") for row in inside.tolist()]
+        hits = (addrs >= np.uint64(mapping.start)) & (addrs < np.uint64(mapping.end))
+        inside: list[int] = rows[hits].tolist()
+        if inside:
+            names = [symbols.name[row].decode("utf-8", "replace") for row in inside]
             found.append((mapping, names))
     return found

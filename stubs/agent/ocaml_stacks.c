@@ -59,32 +59,62 @@ static void scan_frames_4(char *sp, uint64_t pc, reloader_caml_look look) {
 
 void reloader_caml_scan_domain(const uint64_t *domain, reloader_caml_look look) {
   const struct caml_fields *fields = reloader_caml.fields;
-  is_current = 1;
-  last_root = NULL;
   if (reloader_caml.family == 5)
     reloader_caml_scan_fiber((const struct caml_stack *)domain[fields->current_stack], look);
   else
     scan_frames_4((char *)domain[fields->bottom_of_stack], domain[fields->last_return], look);
 }
 
-/* Systhreads shows each thread by two roots, which lie at known places of its record; the one that runs is first. */
-static int is_thread(const caml_value *root) {
-  uint64_t distance = (uint64_t)root - (uint64_t)last_root;
-  return reloader_caml_has_threads() && last_root && distance == reloader_caml.fields->thread_exception;
-}
+/* Systhreads shows each thread by two roots, which lie at known places of its record; the one that runs is first.
+ * Only its own hook is asked: among all roots of a program two may lie at that distance by chance.
+ */
+static void (*with_thread)(char *record);
 
-/* To be called for each root of a domain, in order. */
-void reloader_caml_scan_thread(caml_value *root, reloader_caml_look look) {
-  const struct caml_fields *fields = reloader_caml.fields;
-  if (is_thread(root)) {
-    const char *record = (const char *)root - fields->thread_exception;
-    if (!is_current && reloader_caml.family == 5)
-      reloader_caml_scan_fiber(*(struct caml_stack *const *)(record + fields->thread_stack), look);
-    else if (!is_current)
-      scan_frames_4(*(char *const *)(record + fields->thread_stack), *(const uint64_t *)(record + fields->thread_stack + 8), look);
+static void see_root(caml_value *root) {
+  uint64_t distance = (uint64_t)root - (uint64_t)last_root;
+  if (last_root && distance == reloader_caml.fields->thread_exception) {
+    if (!is_current) with_thread((char *)last_root);
     is_current = 0;
   }
   last_root = root;
+}
+
+static void see_root_4(caml_value v, caml_value *root) {
+  (void)v;
+  see_root(root);
+}
+
+static void see_root_5(void *data, caml_value v, caml_value *root) {
+  (void)data, (void)v;
+  see_root(root);
+}
+
+/* All but the one that runs. */
+static void each_thread(uint64_t *domain, void (*call)(char *record)) {
+  void *hook = CAML_VARIABLE(void *, caml_scan_roots_hook);
+  if (!hook || !reloader_caml_has_threads()) return;
+  with_thread = call;
+  is_current = 1;
+  last_root = NULL;
+  if (reloader_caml.family == 4)
+    ((void (*)(void (*)(caml_value, caml_value *)))hook)(see_root_4);
+  else
+    ((void (*)(void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *))hook)(see_root_5, 0, NULL, domain);
+}
+
+static reloader_caml_look look_in_thread;
+
+static void scan_thread(char *record) {
+  char *stack = *(char **)(record + reloader_caml.fields->thread_stack);
+  if (reloader_caml.family == 5)
+    reloader_caml_scan_fiber((const struct caml_stack *)stack, look_in_thread);
+  else
+    scan_frames_4(stack, *(const uint64_t *)(record + reloader_caml.fields->thread_stack + 8), look_in_thread);
+}
+
+void reloader_caml_scan_threads(uint64_t *domain, reloader_caml_look look) {
+  look_in_thread = look;
+  each_thread(domain, scan_thread);
 }
 
 /* Backtraces that nobody has asked for yet would be read from a forgotten unit's frametable. */
@@ -99,38 +129,15 @@ static void cut_backtrace(uint64_t *buffer, uint32_t *count) {
   *count = kept;
 }
 
-static void cut_thread(caml_value *root) {
+static void cut_thread(char *record) {
   const struct caml_fields *fields = reloader_caml.fields;
-  if (is_thread(root)) {
-    char *record = (char *)root - fields->thread_exception;
-    if (!is_current)
-      cut_backtrace(*(uint64_t **)(record + fields->thread_buffer), (uint32_t *)(record + fields->thread_pos));
-    is_current = 0;
-  }
-  last_root = root;
-}
-
-static void cut_root_4(caml_value v, caml_value *root) {
-  (void)v;
-  cut_thread(root);
-}
-
-static void cut_root_5(void *data, caml_value v, caml_value *root) {
-  (void)data, (void)v;
-  cut_thread(root);
+  cut_backtrace(*(uint64_t **)(record + fields->thread_buffer), (uint32_t *)(record + fields->thread_pos));
 }
 
 static void cut_domain(uint64_t *domain) {
   const struct caml_fields *fields = reloader_caml.fields;
   cut_backtrace((uint64_t *)domain[fields->backtrace_buffer], (uint32_t *)&domain[fields->backtrace_pos]);
-  is_current = 1;
-  last_root = NULL;
-  if (!reloader_caml_has_threads()) return;
-  if (reloader_caml.family == 4)
-    CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(cut_root_4, 0);
-  else
-    CAML(void, caml_do_roots, void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *, int)(
-        cut_root_5, 0, NULL, domain, 0);
+  each_thread(domain, cut_thread);
 }
 
 /* Inside of a stop. */

@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from reloader.client import Client
+from reloader.project import Project
 from tests.bench import target
 from tests.bench.figures import Figure, percentile, progress
 
 CLI = (sys.executable, "-m", "reloader")
 RELOADS = 1000
 WARM = 100  # before memory counts: caches fill, the first free memory is found
+STORM = 200  # reloads back to back
 DLOPENS = 25
 QUIET_SECONDS = 8.0  # in which what is superseded is freed
 
@@ -45,11 +48,16 @@ def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[F
         first = times[0]
         settle(folder)
         before = target.memory_of(pid), target.memory_of(daemon)
-        numbers = range(WARM + 1, WARM + RELOADS + 1)
-        times = [reload(program, versions, number) for number in numbers]
+        with Client.open(Project(folder), start=False) as client:
+            times: list[float] = []
+            for number in range(WARM + 1, WARM + RELOADS + 1):
+                at_rest(client)
+                times.append(reload(program, versions, number))
         settle(folder)
         after = target.memory_of(pid), target.memory_of(daemon)
         stops = stops_of(folder)  # an answer of a thousand rows costs the daemon memory too
+        numbers = range(WARM + RELOADS + 1, WARM + RELOADS + STORM + 1)
+        storm = [reload(program, versions, number) for number in numbers]
         opened = dlopens(program, versions, folder)
         cli(folder, "detach")
     finally:
@@ -72,6 +80,12 @@ def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[F
             percentile(times, 99),
             "ms",
             20 if targets else None,
+        ),
+        Figure(
+            f"the same without a rest in between, {name}, p50",
+            percentile(storm, 50),
+            "ms",
+            note="the reload before is still being recorded",
         ),
         Figure(f"gcc -shared + dlopen, {name}, p50", percentile(opened, 50), "ms"),
         Figure(
@@ -96,6 +110,12 @@ def reload(program: target.Program, versions: target.Versions, number: int) -> f
     found, at = target.seen(program)
     assert found == number, (found, number)
     return (at - began) / 1e6
+
+
+def at_rest(client: Client) -> None:
+    """Wait until the daemon has recorded the reload before: people do not save that often."""
+    while (daemon := client.status()["daemon"]) and daemon["busy"]:
+        time.sleep(0.001)
 
 
 def stops_of(folder: Path) -> int:

@@ -104,6 +104,7 @@ def test_children_that_were_forked_before_we_came_are_named(tmp_path: Path) -> N
         child = program.fork(1)
         with attached(program) as session:
             assert outsiders(session.process.pid, session.process.pids()) == [child]
+            assert f"({child}): forked before reloader came" in session.notes[0]
             (part,) = program.compile(part=PART.replace("* 10", "* 100"))
             outcome = reload(session, part)
             assert (program.at(0), program.at(1)) == (4000, 400)

@@ -1,5 +1,7 @@
 """What runs inside, and what must hold in every process: constructors, threads, refusals."""
 
+import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reloader.config import Config, HooksConfig
+from reloader.ids import Addr
 from reloader.live.member import Member
 from reloader.live.stopped_family import stopped_family
 from reloader.live.threads import list_threads
@@ -119,6 +122,22 @@ def test_a_child_that_is_forked_between_our_list_and_the_stop_stands_still_too(
             assert [part.tids[0] for part in stop.parts] == session.process.pids()
 
 
+def test_a_process_that_is_killed_under_a_stop_is_forgotten(tmp_path: Path) -> None:
+    with family(tmp_path, 2) as (program, session):
+        first, killed, other = session.process.pids()
+        entry = Addr(session.program.image.load_bias + 64)  # of the program headers
+        old = session.process.read(entry, 8).tobytes()
+        with session.process.stop() as stop:
+            os.kill(killed, signal.SIGKILL)
+            (part,) = (part for part in stop.parts if part.tids[0] == killed)
+            until(lambda: part.read(entry, 8) == b"", "its memory is gone")
+            stop.write(entry, b"12345678")
+        assert session.process.pids() == [first, other]
+        for member in session.process.members():
+            assert member.read(entry, 8).tobytes() == b"12345678" != old
+        assert [program.at(0), program.at(2)] == [400, 400]
+
+
 def test_a_process_that_cannot_be_patched_leaves_all_as_they_were(tmp_path: Path) -> None:
     with family(tmp_path, 2) as (program, session):
         other = session.process.pids()[2]
@@ -195,6 +214,37 @@ def test_a_library_that_only_the_first_process_has_is_refused_by_name(tmp_path: 
         first, _, without = session.process.pids()
         assert f"extra: process {first} has {tmp_path}/extra.so, process {without}" in refusal
         assert [program.at(index) for index in range(3)] == [400] * 3
+
+
+THROWS = """
+#include <stdexcept>
+static int total = 40;
+static __attribute__((noinline)) int checked(int n)
+{
+    if (n > 5) throw std::out_of_range("more than five");
+    return n;
+}
+extern "C" int answer(int n)
+{
+    try {
+        total += checked(n);
+    } catch (const std::out_of_range &) {
+        return -1;
+    }
+    return total;
+}
+"""
+
+
+def test_exceptions_are_caught_in_new_code_of_every_process(tmp_path: Path) -> None:
+    with family(tmp_path, 2) as (program, session):
+        (tmp_path / "part.cc").write_text(THROWS)
+        command = ["g++", "-O2", "-c", "part.cc", "-o", "part.o"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        outcome = reload(session, tmp_path / "part.o")
+        assert outcome.state == "live", outcome.error
+        assert [program.at(index, 6) for index in range(3)] == [-1, -1, -1]
+        assert [program.at(index, 5) for index in range(3)] == [45, 45, 45]
 
 
 HOOKED = """

@@ -59,7 +59,7 @@ def test_an_object_of_another_architecture(counter: Project) -> None:
     content[E_MACHINE] = AARCH64
     (counter.folder / "new").write_bytes(content)
     (counter.folder / "new").rename(obj)
-    assert "AArch64" in refused(counter)
+    assert "e_machine) is 183" in refused(counter)
 
 
 def test_a_unit_without_its_interface(counter: Project) -> None:
@@ -150,5 +150,5 @@ def test_a_unit_that_needs_a_library_the_program_lacks(
             "let add a b = a + b",
             "let add a b = Thread.id (Thread.self ()) + a + b",
         )
-        assert "Thread" in text
+        assert "not defined anywhere" in text
         assert project.program.ask("partial 1") == "6"

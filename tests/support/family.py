@@ -20,8 +20,8 @@ int answer(int n) { total += n; return total * 10; }
 class Family(Program):
     """The program of tests/live/programs/family.c around an object that changes."""
 
-    def __init__(self, folder: Path, part: str = PART, flags: tuple[str, ...] = ()) -> None:
-        super().__init__(folder, ["-O2", "-g", *flags])
+    def __init__(self, folder: Path, part: str = PART) -> None:
+        super().__init__(folder, ["-O2", "-g"], ["-Wl,--no-as-needed", "-lstdc++"])
         self.compile(main=(PROGRAMS / "family.c").read_text(), part=part)
         self.link()
         self.forked: list[int] = []

@@ -49,7 +49,7 @@ def _used(file: ObjectFile, row_of: dict[bytes, int]) -> set[int]:
 
 
 def _owner(name: bytes, row_of: dict[bytes, int]) -> int | None:
-    """Return the unit that a function or constant belongs to: `camlFoo__f_12`, `camlFoo.f_12`."""
+    """Return the unit that a function is of: `camlFoo__f_12`, `camlFoo.f_12`."""
     for block, row in row_of.items():
         if name.startswith((block + b"__", block + b".")):
             return row

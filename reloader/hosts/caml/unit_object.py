@@ -1,7 +1,7 @@
 """A unit's object file: the symbols that the compiler puts around code and data.
 
-4.x writes `camlFoo__frametable`, 5.x `camlFoo.frametable`; the module block is `camlFoo` in both
-(asmcomp/emit.mlp, Compilenv.make_symbol).
+4.x writes `camlFoo__frametable`, 5.x `camlFoo.frametable`; the module block is `camlFoo` in
+both (asmcomp/emit.mlp, Compilenv.make_symbol).
 """
 
 from dataclasses import dataclass, fields

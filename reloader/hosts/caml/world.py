@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from reloader.config import OcamlConfig
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.errors.ocaml import FlambdaError, UnfitUnitError
@@ -17,6 +16,7 @@ from reloader.hosts.caml.compiler import Compiler, find_compiler
 from reloader.hosts.caml.generics import generic_archive, generic_unit, is_generic
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
 from reloader.hosts.caml.inspector import Inspector
+from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
 from reloader.hosts.caml.units import UnitInfo
 from reloader.hosts.caml.written import read_when_written
@@ -101,7 +101,7 @@ class World:
         return generic_archive(self.compiler)
 
     def position(self, info: UnitInfo) -> int:
-        """Return how many units the program initialises up to this one, 0: it is none of its."""
+        """Return how many units the program initialises up to this one, 0: not its own."""
         order = [unit.name for unit in self.linked.values() if unit.is_linked]
         return order.index(info.name) + 1 if info.name in order else 0
 

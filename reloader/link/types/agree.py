@@ -8,7 +8,7 @@ shared may change as it likes.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -75,6 +75,7 @@ class Agreement:
         self.silent: list[str] = []  # without debug information
         self.findings: dict[tuple[int, object], Finding] = {}
         self.comparisons: dict[int, Comparison] = {}
+        self.calls: dict[int, bool] = {}  # by row: some function has other parameters
         for row, before in enumerate(live):
             file = objects[row]
             if before is None or before.file.digest == file.digest:
@@ -96,11 +97,8 @@ class Agreement:
     @property
     def differs(self) -> bool:
         """Whether anything changed that could be shared."""
-        return any(item.causes for item in self.comparisons.values()) or any(
-            compare_functions(old, new).reason
-            for item in self.comparisons.values()
-            for old, new in both_functions(item)
-        )
+        shared = any(item.causes for item in self.comparisons.values())
+        return shared or any(self.calls.values())
 
     @property
     def unsettled(self) -> bool:
@@ -108,9 +106,9 @@ class Agreement:
 
         A type that is declared inside of a function is that function's alone.
         """
+        if any(self.calls.values()):
+            return True
         for item in self.comparisons.values():
-            if any(compare_functions(old, new).reason for old, new in both_functions(item)):
-                return True
             local = {record.name for record in item.old.functions.values()}
             for (_, name), pair in item.named_pairs().items():
                 if item.differ(pair) and name.partition("::")[0] not in local:
@@ -143,9 +141,12 @@ class Agreement:
         comparison = self.comparisons[row] = Comparison(old, new, changed)
         roots = [*comparison.named_pairs().values()]
         if before is not None:
-            roots += variable_pairs(before.file, old, file, new)
+            roots += variable_pairs(before.file, file)
+        self.calls[row] = False
         for one, other in both_functions(comparison):
-            roots += compare_functions(one, other).children
+            verdict = compare_functions(one, other)
+            self.calls[row] |= bool(verdict.reason)
+            roots += verdict.children
         outer = old.outer_variables.keys() & new.outer_variables.keys()
         roots += [(old.outer_variables[key], new.outer_variables[key]) for key in outer]
         comparison.compare(roots)
@@ -292,11 +293,9 @@ def both_functions(comparison: Comparison) -> list[tuple[Record, Record]]:
     return [(a[key], b[key]) for a, b in tables for key in a if key in b]
 
 
-def variable_pairs(
-    before: ObjectFile, old: TypeTable, after: ObjectFile, new: TypeTable
-) -> list[Pair]:
+def variable_pairs(before: ObjectFile, after: ObjectFile) -> list[Pair]:
     """Return the types of variables that may be the same one, by the names of their symbols."""
-    olds, news = by_symbol(before, old), by_symbol(after, new)
+    olds, news = by_symbol(before), by_symbol(after)
     return [
         (one, other)
         for name in olds
@@ -306,9 +305,10 @@ def variable_pairs(
     ]
 
 
-def by_symbol(file: ObjectFile, table: TypeTable) -> dict[bytes, list[int]]:
+@lru_cache(maxsize=32)
+def by_symbol(file: ObjectFile) -> dict[bytes, list[int]]:
     """Return the types of variables by name; static locals without their number."""
-    section, value = file.symbol_sections, file.symbols["st_value"]
+    table, section, value = type_table(file), file.symbol_sections, file.symbols["st_value"]
     rows: list[int] = np.flatnonzero(one_of(file.types(), _DATA_TYPES)).tolist()
     found: dict[bytes, list[int]] = {}
     for row in rows:

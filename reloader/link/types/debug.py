@@ -25,15 +25,14 @@ def tells(file: ObjectFile) -> bool:
 def same_types(old: ObjectFile, new: ObjectFile) -> bool:
     """Return whether the debug information of two versions is equal."""
     for name in _PARTS:
-        before, after = section_called(old, name), section_called(new, name)
-        if (before == NO_ROW) != (after == NO_ROW):
+        befores, afters = sections_called(old, name), sections_called(new, name)
+        if len(befores) != len(afters):
             return False
-        if before == NO_ROW:
-            continue
-        if not np.array_equal(old.section_bytes(before), new.section_bytes(after)):
-            return False
-        if name != b".debug_abbrev" and not same_pointers(old, before, new, after):
-            return False
+        for before, after in zip(befores, afters, strict=True):
+            if not np.array_equal(old.section_bytes(before), new.section_bytes(after)):
+                return False
+            if name != b".debug_abbrev" and not same_pointers(old, before, new, after):
+                return False
     return True
 
 
@@ -52,6 +51,13 @@ def same_pointers(old: ObjectFile, before: int, new: ObjectFile, after: int) -> 
     return np.array_equal(
         old.symbol_sections[one], new.symbol_sections[other]
     ) and np.array_equal(old.symbols["st_value"][one], new.symbols["st_value"][other])
+
+
+def sections_called(file: ObjectFile, name: bytes) -> list[int]:
+    """Return the sections of a name: type units have sections of their own."""
+    if file.section_names.count(name) == 1:
+        return [file.section_names.index(name)]
+    return [row for row, known in enumerate(file.section_names) if known == name]
 
 
 def section_called(file: ObjectFile, name: bytes) -> int:
