@@ -29,6 +29,7 @@ from reloader.elf.dwarf import DebugSections
 
 Attributes = dict[str, Any]  # ints, texts, and (start, size) of an expression
 _TYPE_UNITS: Final = (2, 6)  # DW_UT_type, DW_UT_split_type
+_PLAIN: Final = frozenset({NUMBER, REF})
 _SKELETON_UNITS: Final = (4, 5)  # DW_UT_skeleton, DW_UT_split_compile
 
 
@@ -66,7 +67,7 @@ class Unit:
     def at(self, at: int) -> tuple[Shape | None, Attributes, int]:
         """Return (shape, wanted attributes, offset after them); no shape: children end here."""
         data = self.data
-        code, at = uleb(data, at)
+        code, at = (data[at], at + 1) if data[at] < 0x80 else uleb(data, at)
         if code == 0:
             return None, {}, at
         shape = self.shapes[code]
@@ -81,7 +82,7 @@ class Unit:
                 at += size
                 if name:
                     found[name] = self.names.get(offset) or self.name(offset)
-            elif what in {NUMBER, REF}:
+            elif what in _PLAIN:
                 value = int.from_bytes(data[at : at + size], "little")
                 found[name] = value if what == NUMBER else value + self.base
                 at += size

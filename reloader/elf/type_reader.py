@@ -127,6 +127,9 @@ _INHERITANCE: Final = number_of("tag", "inheritance")
 _ENUMERATOR: Final = number_of("tag", "enumerator")
 _SUBRANGE: Final = number_of("tag", "subrange_type")
 _PARAMETER: Final = number_of("tag", "formal_parameter")
+_PLACED: Final = frozenset({_MEMBER, _INHERITANCE})
+_ADDRESSES: Final = frozenset({Kind.POINTER, Kind.REFERENCE})
+_NAMED: Final = frozenset({Kind.RECORD, Kind.UNION, Kind.ENUM})
 _VARIADIC: Final = number_of("tag", "unspecified_parameters")
 _CALLS: Final = {number_of("tag", "call_site"), 0x4109}  # DW_TAG_GNU_call_site
 # What comes after the parameters in a function whose body is stepped over.
@@ -230,11 +233,11 @@ class _Walk:
         record.encoding = found.get("encoding", 0)
         record.declared = bool(found.get("declaration"))
         record.file = found.get("decl_file", 0)
-        if record.size == -1 and kind in {Kind.POINTER, Kind.REFERENCE}:
+        if record.size == -1 and kind in _ADDRESSES:
             record.size = 8
         self.table.types[start] = record
         full = scope + name
-        if name and not record.declared and kind in {Kind.RECORD, Kind.UNION, Kind.ENUM}:
+        if name and not record.declared and kind in _NAMED:
             self.table.named[kind, full] = start
         return self.parts(record, at, f"{full}::") if shape.children else at
 
@@ -247,7 +250,7 @@ class _Walk:
             if shape is None:
                 break
             tag = shape.tag
-            if tag in {_MEMBER, _INHERITANCE}:
+            if tag in _PLACED:
                 self.member(record, found, inherited=tag == _INHERITANCE)
                 self.declared[start] = found.get("type", 0)
             elif tag == _ENUMERATOR:
