@@ -15,6 +15,7 @@ from reloader.config import Config
 from reloader.crash import take_crashes
 from reloader.elf.complete import is_complete
 from reloader.engine import Host, WatchOptions
+from reloader.errors.base import ReloaderError
 from reloader.globs import parse_pattern
 from reloader.outcome import Outcome
 from reloader.protocol import Event
@@ -23,6 +24,7 @@ from reloader.replies import build_answer, crash_answer, reload_answer
 from reloader.settle import Files, FinishedFile
 from reloader.trust import Trust
 from reloader.watch import Mode, Watcher
+from state.errors import StateError
 
 if TYPE_CHECKING:
     from reloader.session import Session
@@ -125,8 +127,11 @@ class Attended:
         """Write down and tell that processes of the program crashed."""
         if self.session is None:
             return
-        for crash in take_crashes(self.session):
-            self.emit(EventKind.CRASHED, crash_answer(crash))
+        try:
+            for crash in take_crashes(self.session):
+                self.emit(EventKind.CRASHED, crash_answer(crash))
+        except (ReloaderError, StateError) as error:
+            self.warn(f"a crash of the program could not be written down: {error}")
 
     def replay(self) -> None:
         """Give the program what was live in its last run, if that is wished, and tell."""
@@ -135,7 +140,11 @@ class Attended:
         began = time.time()
         wanted = self.config.replay if self.options.replay is None else self.options.replay
         crashed = self.config.replay_crashed or self.options.replay_crashed
-        done = replay(self.session, wanted=wanted, crashed=crashed)
+        try:
+            done = replay(self.session, wanted=wanted, crashed=crashed)
+        except (ReloaderError, StateError) as error:
+            self.warn(f"what was live in the last run is not replayed: {error}")
+            return
         self.session.notes += done.notes
         for note in done.notes:
             self.warn(note)

@@ -87,7 +87,11 @@ class Questions:
     def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
         """Return whom a name or an address belongs to, best first."""
         session = self._session(self._find(target))
-        rows = self.store.query.owner(session.target, what)
+        rows = [
+            row
+            for name in (what, *session.program.host.meant(what))
+            for row in self.store.query.owner(session.target, name)
+        ]
         if rows:
             return [owner_answer(row, owner_line(session, row)) for row in rows]
         row = image_owner(session, what)

@@ -31,7 +31,7 @@ def rollback(session: "Session", generation: int | None) -> Outcome:
     """
     began = time.monotonic()
     query, target = session.store.query, session.target
-    kept = [row.generation for row in query.generations(target)]
+    kept = query.live_numbers(target)
     wanted = generation if generation is not None else (kept[1:] or [0])[0]
     names = [f"generation {wanted}"]
     if not kept or wanted not in {0, *kept} or wanted > kept[0]:

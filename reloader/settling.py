@@ -55,7 +55,7 @@ def settle(program: Program, journal: StateJournal, row: GenerationRow, add: Add
     for slot, _, new in row.plan["flips"]:
         slots[slot] = np.uint64(new)
     try:
-        finish_redirects(program, leading_on(program, planned_redirects(row.plan)))
+        finish_redirects(program, leading_on(program, row.plan))
     except TargetGoneError:
         raise
     except ReloaderError as error:
@@ -137,10 +137,13 @@ def is_written(program: Program, row: RedirectRow) -> bool:
     return program.target.read(Addr(row.addr), len(row.new)).tobytes() == row.new
 
 
-def leading_on(program: Program, rows: Sequence[RedirectRow]) -> list[RedirectRow]:
+def leading_on(program: Program, plan: dict[str, Any]) -> list[RedirectRow]:
     """Return the writes whose function has newer code: others would lead back to themselves."""
-    slots, original = program.target.arena.slots, program.table.original
-    return [row for row in rows if int(slots[row.slot]) != original[row.slot]]
+    slots, original = program.target.arena.slots, dict(enumerate(program.table.original))
+    original |= {row.slot: row.original for row in planned_slots(plan)}  # not in the table yet
+    return [
+        row for row in planned_redirects(plan) if int(slots[row.slot]) != original[row.slot]
+    ]
 
 
 def take_objects(program: Program, store: Store, row: GenerationRow, add: AddLive) -> None:
@@ -208,7 +211,7 @@ def finish_record(
         store.journal.live(target, row.generation, summary)
         store.resume.put_live(target, lives)
         store.resume.put_slots(target, slots)
-        store.resume.put_redirects(target, leading_on(program, planned_redirects(row.plan)))
+        store.resume.put_redirects(target, leading_on(program, row.plan))
         store.resume.put_host(target, row.plan.get("host", {}))
         journal.record_memory(held)
         changed = {slot for slot, *_ in row.plan["flips"]} | {slot.slot for slot in slots}

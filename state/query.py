@@ -108,6 +108,15 @@ class Query:
             (target,),
         )
 
+    def live_numbers(self, target: int) -> list[int]:
+        """Return the numbers of the generations that became live, newest first."""
+        rows = self._db.raw(
+            "SELECT generation FROM generations WHERE target=?"
+            " AND state IN ('live', 'rolled-back') ORDER BY generation DESC",
+            (target,),
+        )
+        return [int(row[0]) for row in rows]
+
     def latest_live(self, target: int) -> int:
         """Return the newest generation that is live, 0 for the executable as linked."""
         rows = self._db.raw(

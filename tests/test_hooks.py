@@ -1,11 +1,14 @@
 """What the user wants done before and after a reload, in the shell and in the program."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from reloader.config import Config, HooksConfig
+from reloader.engine import WatchOptions
+from reloader.protocol import Event
+from reloader.sessions import Sessions
 from tests.support.road import MAIN, Program, attached, reload
 
 TEXT = """
@@ -30,6 +33,14 @@ def program(tmp_path: Path) -> Iterator[Program]:
     made.start()
     yield made
     made.stop()
+
+
+def watched(program: Program) -> int:
+    assert program.process is not None
+    assert program.process.stdin is not None
+    program.process.stdin.write("w\n")
+    program.process.stdin.flush()
+    return int(program.line())
 
 
 def hooks(**keys: str | float) -> Config:
@@ -91,11 +102,7 @@ def test_functions_of_the_program_run_before_and_after(program: Program) -> None
         outcome = reload(session, *program.compile(hooked=EDITED))
         assert outcome.state == "live", outcome.error
         assert outcome.notes == []
-    assert program.process is not None
-    assert program.process.stdin is not None
-    program.process.stdin.write("w\n")
-    program.process.stdin.flush()
-    assert int(program.line()) == 10000 + 100 + 3  # `look` saw the new code
+    assert watched(program) == 10000 + 100 + 3  # `look` saw the new code
 
 
 def test_a_function_that_says_no_cancels(program: Program) -> None:
@@ -121,3 +128,45 @@ def test_what_fails_after_a_reload_is_a_note(program: Program) -> None:
             "after_reload (exit 1) ended with status 1; the new code is live",
         ]
     assert program.ask(1) == 3
+
+
+class Quiet:
+    """A host that listens to nobody."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def post(self, work: Callable[[], object]) -> None: ...
+
+    def files_changed(self, paths: frozenset[str]) -> None: ...
+
+    def emit(self, event: Event) -> None: ...
+
+    def progress(self, text: str) -> None: ...
+
+    def targets_changed(self, count: int) -> None: ...
+
+
+def test_the_projects_file_says_hooks_and_conversions(program: Program) -> None:
+    (program.folder / "reloader.toml").write_text(
+        "[hooks]\nbefore_reload = 'test ! -e no'\n"
+        "[types]\naccept = ['enum mode']\n[migrate]\nseen = 'convert'\n"
+    )
+    assert program.process is not None
+    engine = Sessions(program.folder, Quiet(program.folder))
+    try:
+        engine.attach(program.process.pid, WatchOptions(watch=("*.o",)))
+        path = str(program.compile(hooked=EDITED)[0])
+        (program.folder / "no").touch()
+        answer = engine.load([path], None, [])
+        assert "before_reload (test ! -e no) ended with status 1" in str(answer["error"])
+        (program.folder / "no").unlink()
+        assert engine.load([path], None, [])["outcome"] == "live"
+        wider = EDITED.replace("quiet_since, seen", "quiet_since; long seen") + (
+            "void convert(const int *old, long *fresh) { *fresh = *old + 5000; }\n"
+        )
+        answer = engine.load([str(program.compile(hooked=wider)[0])], None, [])
+        assert answer["outcome"] == "live", answer["error"]
+        assert watched(program) == 5000
+    finally:
+        engine.close()

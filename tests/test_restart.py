@@ -169,6 +169,8 @@ def test_a_crash_in_a_new_generation_is_told_and_not_replayed(
     assert f"the program crashed ({number.name}) " in runs.told
     assert where in runs.told
     assert "generation 2" in runs.told
+    rows = json.loads(runs.verb("history", "--json"))  # of the last program: none runs
+    assert f"the program crashed ({number.name}) " in " ".join(rows[0]["notes"])
     runs.start()
     assert runs.program.ask(13) == 1353
     runs.end()

@@ -176,13 +176,23 @@ def read_relocations(
     sizes = sections["sh_size"][tables]
     rows = gather(data, sections["sh_offset"][tables], sizes, RELA)
     targets = sections["sh_info"][tables].astype(np.int32)
-    patched = np.repeat(targets, (sizes // np.uint64(RELA.itemsize)).astype(np.int64))
-    bad = np.flatnonzero(rows["r_sym"] >= len(symbols.table))
+    counts = (sizes // np.uint64(RELA.itemsize)).astype(np.int64)
+    patched = np.repeat(targets, counts)
+    if not len(rows):
+        return rows, patched
+    bad = np.zeros(0, np.int64)
+    if int(rows["r_sym"].max()) >= len(symbols.table):
+        bad = np.flatnonzero(rows["r_sym"] >= len(symbols.table))
     for row in bad[:1].tolist():
         place = place_of(rows, patched, row, section_names, name)
         found = int(rows["r_sym"][row])
         raise IndexRangeError(place, "a relocation", "symbol", found, len(symbols.table))
-    ends = patched_sizes(data, sections)[patched]
+    size = patched_sizes(data, sections)
+    full = counts > 0
+    last = np.maximum.reduceat(rows["r_offset"], (np.cumsum(counts) - counts)[full])
+    if bool((last < size[targets[full]]).all()):
+        return rows, patched
+    ends = size[patched]
     # only a marker (type 0 of every ABI) may stand at the very end
     past = (rows["r_offset"] > ends) | ((rows["r_offset"] == ends) & (rows["r_type"] != 0))
     for row in np.flatnonzero(past)[:1].tolist():

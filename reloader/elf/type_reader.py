@@ -18,6 +18,8 @@ from reloader.elf.scopes import BROKEN
 from reloader.elf.types import Item, Kind, Record, TypeTable
 
 _KEPT: Final = 48  # objects whose types stay in memory
+_MOST_TYPES: Final = 100_000  # of all of them, some 400 bytes each
+_LEAST: Final = 2  # both versions of one object
 _DEEPEST: Final = 200  # records in records; a damaged file may have no end
 _WRITE_ALLOC: Final = 0x3  # SHF_WRITE | SHF_ALLOC
 _WRITE_ALLOC_EXEC: Final = 0x7
@@ -36,8 +38,9 @@ def type_table(obj: ObjectFile) -> TypeTable:
         except BROKEN:
             found = TypeTable()
         _cache[obj.digest] = found
-        while len(_cache) > _KEPT:
-            _cache.popitem(last=False)
+        total = sum(len(table.types) for table in _cache.values())
+        while len(_cache) > _KEPT or (total > _MOST_TYPES and len(_cache) > _LEAST):
+            total -= len(_cache.popitem(last=False)[1].types)
     else:
         _cache.move_to_end(obj.digest)
     return found

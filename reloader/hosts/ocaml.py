@@ -30,7 +30,8 @@ from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Pair, Runtime
 from reloader.hosts.caml.script import Place, Script
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.state import Sizes, StatePlan
-from reloader.hosts.caml.swapping import needs_block, pairs, swap_units
+from reloader.hosts.caml.swapping import after, needs_block, pairs, swap_units
+from reloader.hosts.caml.symbols import symbols_meant
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace, place_of, read_unit
 from reloader.hosts.caml.units import FUNCTION, UnitInfo
@@ -325,6 +326,11 @@ class Ocaml:
         """Return whether the runtime has proven that nothing of its own reaches memory."""
         return inside(memory, self._forgotten)
 
+    def meant(self, name: str) -> list[str]:
+        """Return the symbols that people mean by `Foo.f`."""
+        files = [self.program.objects[key].file for key in self.units]
+        return symbols_meant(name, [unit.info.name for unit in self.units.values()], files)
+
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget units that nothing reaches.
 
@@ -348,18 +354,6 @@ class Ocaml:
                 text = f"{HOLDERS[found.kind]} at {found.holder:#x}"
                 holds.append(Hold(place.code_begin, found.holder, text))
         return holds
-
-
-def after(change: Change) -> Unit:
-    """Return a unit as it is once a change of it is live."""
-    before, place = change.before, change.place
-    faces = list(before.faces) if before else []
-    if before is None or needs_block(before.info, change.info, change.changed):
-        faces.append(Face(place.block, change.info.exported()))
-    return Unit(
-        change.file.key, change.object, change.info, place.block, faces, place.code_begin,
-        change.slots,
-    )  # fmt: skip
 
 
 def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:

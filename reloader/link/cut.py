@@ -61,17 +61,19 @@ class Cut:
         )
 
 
-def unwind_records(file: ObjectFile, table: int, begins: Bool) -> Records | None:
+def unwind_records(file: ObjectFile, table: int, rows: I64, begins: Bool) -> Records | None:
     """Return the records that describe some code, with what they share; None: it is broken.
 
     Args:
         file: The object.
         table: Its unwind table, 0: it has none.
-        begins: (r,) which relocations name that code.
+        rows: (r,) its relocations there.
+        begins: (r,) which of them name that code.
     """
     if not bool(begins.any()):
         return NO_RECORDS
-    data, offsets = file.section_bytes(table), file.relocations["r_offset"].astype(np.int64)
+    data = file.section_bytes(table)
+    offsets = file.relocations["r_offset"][rows].astype(np.int64)
     start = np.unique(offsets[begins] - _BEGIN)
     size = _sizes(data, start)
     if size is None:
@@ -89,9 +91,8 @@ def unwind_records(file: ObjectFile, table: int, begins: Bool) -> Records | None
     to = moved[np.searchsorted(starts, start)]
     distance = to + 4 - moved[np.searchsorted(starts, start + 4 - back)]
     kept[(to + 4)[:, None] + _WORD] = distance.astype("<u4").view(np.uint8).reshape(-1, 4)
-    rows = np.flatnonzero(file.relocation_sections == table)
-    at = np.searchsorted(starts, offsets[rows], side="right") - 1
-    inner = offsets[rows] - starts[np.maximum(at, 0)]
+    at = np.searchsorted(starts, offsets, side="right") - 1
+    inner = offsets - starts[np.maximum(at, 0)]
     inside = (at >= 0) & (inner < sizes[np.maximum(at, 0)])
     return Records(kept, rows[inside], (moved[at] + inner)[inside])
 
@@ -113,30 +114,27 @@ def _words(data: U8, at: I64) -> I64:
 def cut_of(  # noqa: PLR0913, PLR0917  one argument a fact
     live: LiveObject,
     new: ObjectFile,
-    whole: Bool,
-    targets: Bool,
+    chosen: Bool,
     unwind: int,
     tables: tuple[Records, Records],
+    linked: tuple[I64, I64],
 ) -> Cut:
     """Return a part of both versions.
 
     Args:
         live: What is live.
         new: Of the same sections and symbols.
-        whole: (s,) sections that keep their relocations.
-        targets: (s,) sections that are there for what they define.
+        chosen: (s,) sections.
         unwind: The unwind table, 0: there is none.
         tables: What is kept of it in the live and in the new version.
+        linked: Relocations that are kept, of both; the other sections are there for what they
+            define.
     """
     old = live.file
-    chosen = whole | targets
-    chosen[0] = True
-    chosen[unwind] = True
+    chosen = chosen.copy()
+    chosen[0] = chosen[unwind] = True
     sections = np.flatnonzero(chosen)
-    rows = [
-        np.append(np.flatnonzero(whole[file.relocation_sections]), table.rows)
-        for file, table in zip((old, new), tables, strict=True)
-    ]
+    rows = [np.append(own, table.rows) for own, table in zip(linked, tables, strict=True)]
     named = chosen[np.maximum(new.symbol_sections, 0)] & (new.symbol_sections > 0)
     named[0] = True
     for file, own in zip((old, new), rows, strict=True):

@@ -12,6 +12,7 @@ constructors), there is no excerpt and the whole object is linked and compared.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from reloader.elf.constants import (
     STT_FUNC,
     STT_SECTION,
 )
-from reloader.elf.gather import one_of
+from reloader.elf.gather import one_of, rows_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, Bool
 from reloader.link.cut import Cut, Records, cut_of, unwind_records
@@ -66,17 +67,28 @@ def excerpt(live: LiveObject, new: ObjectFile, arch: Architecture) -> Cut | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _References:
-    """(r,) columns: the loaded relocations of one version."""
+    """(r,) columns: the relocations of one version."""
 
     section: I32  # that a relocation patches
     target: I32  # that its symbol is in, 0: none
-    table: Bool  # it stands in the unwind table
+    table: I64  # rows that stand in the unwind table
+    ordered: bool  # by section
 
-    @classmethod
-    def of(cls, file: ObjectFile, unwind: int) -> "_References":
-        target = file.symbol_sections[file.relocations["r_sym"]]
-        section = file.relocation_sections
-        return cls(section, np.maximum(target, 0), section == unwind)
+    def within(self, sections: Bool) -> I64:
+        """Return the rows of relocations of some sections."""
+        if not self.ordered:
+            return np.flatnonzero(sections[self.section])
+        chosen = np.flatnonzero(sections).astype(np.int32)
+        first = self.section.searchsorted(chosen)
+        return rows_of(first, self.section.searchsorted(chosen, side="right") - first)
+
+
+@lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
+def _references(file: ObjectFile, unwind: int) -> _References:
+    section = file.relocation_sections
+    target = np.maximum(file.symbol_sections[file.relocations["r_sym"]], 0)
+    ordered = bool((section[1:] >= section[:-1]).all())
+    return _References(section, target, np.flatnonzero(section == unwind), ordered)
 
 
 class _Choice:
@@ -93,8 +105,8 @@ class _Choice:
         self.loaded[self.unwind] = False  # describes code, and is cut with it
         self.writable = writable_sections(new)
         self.changed = changed & self.loaded
-        self.before = _References.of(self.old, self.unwind)
-        self.after = _References.of(new, self.unwind)
+        self.before = _references(self.old, self.unwind)
+        self.after = _references(new, self.unwind)
 
     def is_code_or_constants(self, moved: I32) -> bool:
         """Return whether only code, constants and initial values changed, in their places.
@@ -129,20 +141,21 @@ class _Choice:
         targets = self.needed(whole)
         if targets is None:
             return None
-        count = int((whole[self.after.section] & ~self.after.table).sum())
-        if count > MOST * len(self.new.relocations):
+        rows = self.before.within(whole), self.after.within(whole)
+        if len(rows[1]) > MOST * len(self.new.relocations):
             return None
         code = whole & ((self.flags & SHF_EXECINSTR) != 0)
         records = [
-            unwind_records(file, self.unwind, rows.table & code[rows.target])
-            for file, rows in ((self.old, self.before), (self.new, self.after))
+            unwind_records(file, self.unwind, held.table, code[held.target[held.table]])
+            for file, held in ((self.old, self.before), (self.new, self.after))
         ]
         if records[0] is None or records[1] is None:
             return None
         tables = records[0], records[1]
         if not self.reach(whole, targets, tables):
             return None
-        cut = cut_of(self.live, self.new, whole, targets, self.unwind, tables)
+        chosen = whole | targets
+        cut = cut_of(self.live, self.new, chosen, self.unwind, tables, rows)
         return cut if self.is_certain(cut) else None
 
     def dependents(self) -> Bool | None:
@@ -207,13 +220,11 @@ class _Choice:
         None: a variable would have to be placed.
         """
         targets = np.zeros(len(whole), np.bool_)
-        was = self.before.target[whole[self.before.section] & ~self.before.table]
-        targets[was] = True
+        targets[self.before.target[self.before.within(whole)]] = True
         todo = whole
         while True:
-            rows = todo[self.after.section] & ~self.after.table
             found = np.zeros(len(whole), np.bool_)
-            found[self.after.target[rows]] = True
+            found[self.after.target[self.after.within(todo)]] = True
             todo = self.unplaced(found & self.loaded & ~whole)
             if bool((todo & self.fixed()).any()):
                 return None

@@ -23,6 +23,7 @@ from reloader.link.graph import LinkGraph, Origin
 from reloader.link.layout import body_addr
 from reloader.link.passes.data_report import DataReport, Restarted
 from reloader.link.types.agree import Agreement
+from reloader.live.host import Plain
 from reloader.live.objects import LiveObject
 from reloader.live.program import Key, Program
 from reloader.live.target import Target
@@ -56,6 +57,8 @@ def staying(program: Program, objects: Sequence[ObjectFile]) -> list[LiveObject]
 
 def untold(program: Program, agreement: Agreement) -> list[str]:
     """Return what to say of objects without debug information; said once of each."""
+    if not isinstance(program.host, Plain):
+        return []  # its language compares interfaces by itself
     told = program.wishes.told
     names = [name for name in agreement.silent if name not in told]
     told.update(names)

@@ -209,8 +209,8 @@ class Rules:
                 raise UnwindStopped(message)
 
 
-def evaluate(expression: bytes, registers: Sequence[int]) -> int:
-    """Return the value of the expressions that linkers write for PLT entries."""
+def evaluate(expression: bytes, registers: Sequence[int], read: Read) -> int:
+    """Return the value of an expression: linkers' for PLT entries, OCaml's between stacks."""
     cursor, stack = Cursor(expression, 0), list[int]()
     while cursor.at < len(expression):
         op = cursor.number(1)
@@ -218,6 +218,10 @@ def evaluate(expression: bytes, registers: Sequence[int]) -> int:
             stack.append(op - 0x30)
         elif 0x70 <= op <= 0x80:  # breg
             stack.append((registers[op - 0x70] + cursor.sleb()) & MASK)
+        elif op == 0x06:  # deref
+            stack.append(int(read(stack.pop(), 8).view(np.uint64)[0]))
+        elif op == 0x23:  # plus_uconst
+            stack.append((stack.pop() + cursor.uleb()) & MASK)
         else:
             right, left = stack.pop(), stack.pop()
             if op == 0x24:  # shl; its right side is small in every linker's text
@@ -276,13 +280,20 @@ class Unwinder:
                     step = self._step(frame, frame[RA] - (0 if exact else 1))
                     if step is None:
                         return counters, True
-                    if step[RSP] <= frame[RSP]:
-                        return counters, False
                     frame, exact = step, False
                 counters.append(frame[RA])
         except (ReloaderError, KeyError, IndexError, ValueError):
             pass
         return counters, False
+
+    def function_start(self, pc: int) -> int:
+        """Return where the function around a piece of code begins, 0 if no table tells."""
+        try:
+            table = self._table(pc)
+        except ReloaderError:
+            return 0
+        index = int(np.searchsorted(table.starts, pc - table.addr, side="right")) - 1
+        return table.addr + int(table.starts[index]) if index >= 0 else 0
 
     def _step(self, frame: list[int], pc: int) -> list[int] | None:
         """Return the caller's registers; None at the outermost frame."""
@@ -292,9 +303,12 @@ class Unwinder:
         if row.saved.get(RA, 0) is None:
             return None
         if row.cfa_expression:
-            cfa = evaluate(row.cfa_expression, frame)
+            cfa = evaluate(row.cfa_expression, frame, self._read)
         else:
             cfa = (frame[row.cfa_register] + row.cfa_offset) & MASK
+            if cfa <= frame[RSP]:
+                message = f"a stack that does not end, at {cfa:#x}"
+                raise UnwindStopped(message)
         caller = list(frame)
         for register, offset in row.saved.items():
             if offset is not None and register < len(caller):

@@ -2,9 +2,9 @@
 
 A forked child inherits the mappings; `exec` drops them, and with them the membership. Who was
 forked by whom does not matter, so a daemon that forks twice and lets its parents end is found
-as well. Looking is cheap enough for every stop: the number of the last process made anywhere
-tells that there is nobody new, and a process that was looked at once is known by its number and
-its inode in /proc.
+as well. Looking is cheap enough for every stop: processes get their numbers in turn, so only
+the numbers that were given since the last look are looked at. Where the numbers have begun
+anew, or more were given than that is good for, all processes are.
 
 A child of vfork shares its parent's memory until it calls exec. It is no process of its own for
 us: a stop of the parent waits for it.
@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from reloader.errors.live import TargetGoneError
 from reloader.ids import Addr
 from reloader.live import ptrace
 from reloader.live.maps import arena_control, read_maps
@@ -25,6 +26,7 @@ from reloader.live.target import Mapping
 from stubs import layout
 
 _MAGIC: Final = layout.MAGIC.to_bytes(8, "little")
+_FEW: Final = 2000  # new numbers that are looked at one by one
 _PARENT: Final = 1  # column of /proc/PID/stat behind the name
 
 
@@ -34,16 +36,22 @@ class Census:
     def __init__(self, control: Addr | int, inode: int) -> None:
         """Take the address of the control region, and the memory file's inode."""
         self.control, self.inode = int(control), inode
-        self._strangers: set[tuple[int, int]] = set()
         self._members: set[int] = set()
-        self._last = b""
+        self._last = self._made = 0
+        self._missing: set[int] = set()  # numbers given out whose process was not there
 
     def look(self) -> list[int]:
         """Return the processes that have the arena now, in the order of their numbers."""
-        last = last_process()
+        last = last_number()
+        fresh = self._missing
         if last != self._last:
-            self._members |= self._newcomers()
-            self._last = last
+            made = numbers_given()
+            few = self._last < last and made - self._made < _FEW
+            fresh = fresh | set(range(self._last + 1, last + 1)) if few else every_process()
+            self._last, self._made = last, made
+        # a number is given before its process can be seen: the next look sees it
+        self._missing = {pid for pid in fresh - self._missing if not exists(pid)}
+        self._members |= {pid for pid in fresh if self._is_member(pid)}
         self._members = {pid for pid in self._members if self.has_arena(pid)}
         return sorted(self._members)
 
@@ -51,28 +59,10 @@ class Census:
         """Return whether a member still is one."""
         return has_magic(pid, self.control)
 
-    def _newcomers(self) -> set[int]:
-        found: set[int] = set()
-        now: set[tuple[int, int]] = set()
-        with os.scandir("/proc") as entries:
-            every = [(int(e.name), e.inode()) for e in entries if e.name.isdecimal()]
-        for key in every:
-            if key[0] in self._members:
-                continue
-            if key not in self._strangers:
-                if self._is_member(key[0]):
-                    found.add(key[0])
-                    continue
-                if shares_parents_memory(key[0]):
-                    continue  # not yet what it will be
-            now.add(key)
-        self._strangers = now
-        return found
-
     def _is_member(self, pid: int) -> bool:
-        if not has_magic(pid, self.control) or shares_parents_memory(pid):
+        if not has_magic(pid, self.control) or not is_own_process(pid):
             return False
-        with suppress(Exception):  # it is ending
+        with suppress(TargetGoneError, OSError):
             found = arena_control(read_maps(pid))
             return found is not None and self.is_ours(found)
         return False
@@ -82,9 +72,33 @@ class Census:
         return (mapping.start, mapping.inode) == (self.control, self.inode)
 
 
-def last_process() -> bytes:
+def last_number() -> int:
     """Return the number that was last given to a process or thread."""
-    return Path("/proc/loadavg").read_bytes().rsplit(b" ", 1)[-1]
+    return int(Path("/proc/loadavg").read_bytes().rsplit(b" ", 1)[-1])
+
+
+def numbers_given() -> int:
+    """Return how many processes and threads were made since the machine started."""
+    text = Path("/proc/stat").read_bytes()
+    return int(text[text.index(b"\nprocesses ") + 11 :].split(b"\n", 1)[0])
+
+
+def every_process() -> set[int]:
+    """Return the numbers of all processes."""
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 - thrice as fast
+
+
+def exists(pid: int) -> bool:
+    """Return whether a number is a process's or a thread's."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def is_own_process(pid: int) -> bool:
+    """Return whether a number is a process with memory of its own: no thread, no vfork."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/status").read_bytes()
+        return f"\nTgid:\t{pid}\n".encode() in text and not shares_parents_memory(pid)
+    return False
 
 
 def has_magic(pid: int, control: int) -> bool:

@@ -133,6 +133,10 @@ class Host(Protocol):
         """Return whether the runtime has proven that nothing of its own reaches memory."""
         ...
 
+    def meant(self, name: str) -> list[str]:
+        """Return the symbols that people mean by a name as the language spells it."""
+        ...
+
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget what nothing of the language's own reaches any more.
 
@@ -201,6 +205,10 @@ class Plain:
     def forgotten(self, memory: Allocation) -> bool:  # noqa: ARG002  the protocol's
         """There is no runtime."""
         return False
+
+    def meant(self, name: str) -> list[str]:  # noqa: ARG002  the protocol's
+        """A symbol is its own name."""
+        return []
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:  # noqa: ARG002  the same
         """There is no runtime."""

@@ -6,14 +6,18 @@ without the thread that was at it. Nobody outside can tell which, so each proces
 itself: a word of the agent's, private and thus copied by fork, is set before and after.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+from typing import Final
 
 from reloader.errors.live import TargetGoneError
 from reloader.ids import Generation
 from reloader.live.ending import must_run
 from reloader.live.target import Target
+
+_FORK_SECONDS: Final = 0.0005  # from the copy of the memory until the child can be seen
 
 Action = Callable[[Target], None]
 
@@ -53,7 +57,14 @@ def in_each(
     begun = (generation * len(Stage) + stage) * 2 + 1
     done = begun + 1
     seen: set[int] = set()
-    while fresh := [member for member in target.members() if member.pid not in seen]:
+    settled = False
+    while True:
+        fresh = [member for member in target.members() if member.pid not in seen]
+        if not fresh and settled:
+            break
+        settled = not fresh
+        if settled:
+            time.sleep(_FORK_SECONDS)
         for member in fresh:
             seen.add(member.pid)
             with suppress(TargetGoneError):

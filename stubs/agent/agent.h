@@ -57,9 +57,9 @@ enum reloader_op {
   RELOADER_THREAD_OFFSETS = 10, /* args: names, text bytes -> offset from the thread pointer, 0: none, 1: not static */
   RELOADER_THREAD_ATEXITS = 11, /* args: __dso_handle -> destructors that threads still have to call */
   RELOADER_CALL_CATCHING = 12, /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
-  RELOADER_OCAML_ATTACH = 13, /* args: count, hint; text: addresses in ocaml.h's order -> mode, or reply: which one lacks */
+  RELOADER_OCAML_ATTACH = 13, /* args: count, seen to have let go; text: addresses in ocaml.h's order -> mode */
   RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
-  RELOADER_OCAML_RETIRE = 15  /* args: limit, count, budget; text: units -> how many stay; reply: kind, holder, word each */
+  RELOADER_OCAML_RETIRE = 15  /* args: limit, count, budget; text: units -> how many stay; reply: three words each */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };

@@ -116,7 +116,8 @@ static int needs(int family, int symbol) {
   return families[symbol] & (family == 4 ? CAML4 : CAML5);
 }
 
-/* Returns the mode: 4 or 6, one more where systhreads is in use. */
+/* Returns the mode: 4 or 6, one more where systhreads is in use. The reply: which symbol lacks, or whether it would
+ * help to know if the program is inside of a blocking section. */
 uint64_t reloader_caml_attach(const uint64_t *args, const uint64_t *addresses, uint64_t *reply) {
   if (args[0] != CAML_SYMBOL_COUNT) {
     errno = EINVAL;
@@ -134,6 +135,6 @@ uint64_t reloader_caml_attach(const uint64_t *args, const uint64_t *addresses, u
     reloader_caml.fields = family == 4 ? &fields_4_13 : &fields_5_3;
     reloader_caml.family = family;
   }
-  reloader_caml_hooks(args[1]);
+  reply[0] = reloader_caml_hooks(args[1]);
   return (uint64_t)(family == 4 ? 4 : 6) + (uint64_t)reloader_caml_has_threads();
 }

@@ -174,7 +174,7 @@ struct caml_work {
   uint64_t globals_needed; /* units of the executable whose initialisers must have ended */
 };
 int reloader_caml_run(struct caml_work *work); /* 0, or -1: it never ran and never will */
-void reloader_caml_hooks(uint64_t hint);
+uint64_t reloader_caml_hooks(uint64_t is_let_go);
 uint64_t reloader_caml_now_us(void);
 caml_value reloader_caml_call(caml_value closure); /* with unit; may be interrupted for taking too long */
 

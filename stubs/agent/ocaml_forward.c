@@ -64,6 +64,16 @@ static void minor_collection(void) {
     CAML(void, caml_empty_minor_heaps_once, void)();
 }
 
+/* What the old module knows was there before; the walk must not wander through the program's whole heap. */
+static void skip_old(struct walk *walk, caml_value module) {
+  int is_new;
+  reloader_caml_map_add(&walk->seen, module, &is_new);
+  for (uint64_t i = 0; is_new && i < CAML_SIZE(module); i++) {
+    caml_value v = CAML_FIELD(module, i);
+    if (CAML_IS_BLOCK(v) && reloader_caml_is_value(v)) reloader_caml_map_add(&walk->seen, whole(v), &(int){0});
+  }
+}
+
 /* Returns 0, or -1 if a place does not exist; then nothing was done. */
 int reloader_caml_keep(const uint64_t *rows, uint64_t count, uint64_t *forwarded) {
   struct walk walk = {.forwarded = 0};
@@ -74,7 +84,7 @@ int reloader_caml_keep(const uint64_t *rows, uint64_t count, uint64_t *forwarded
   for (uint64_t i = 0; i < count; i++, rows += 2 * CAML_PLACE) {
     caml_value old = *reloader_caml_place(rows), *place = reloader_caml_place(rows + CAML_PLACE), new = *place;
     visit(&walk, rows[CAML_PLACE]);
-    reloader_caml_map_add(&walk.seen, rows[0], &is_new); /* the old module is not entered */
+    skip_old(&walk, rows[0]);
     if (old == new) continue;
     if (CAML_IS_BLOCK(old)) reloader_caml_map_add(&walk.seen, whole(old), &is_new);
     if (CAML_IS_BLOCK(old) && CAML_IS_BLOCK(new)) *reloader_caml_map_add(&walk.replaced, new, &is_new) = old;

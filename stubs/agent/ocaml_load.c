@@ -35,7 +35,8 @@ static uint64_t words_of(const uint64_t *op, const uint64_t *end) {
   if (op[0] == RELOADER_CAML_REGISTER) size = 7;
   if (op[0] == RELOADER_CAML_INIT) size = 2;
   if (op[0] == RELOADER_CAML_CALL) size = 1 + CAML_PLACE;
-  if (op[0] >= RELOADER_CAML_KEEP && op[0] <= RELOADER_CAML_PAIR && left > 1 && rows <= left / ROW) size = 2 + rows * ROW;
+  if (op[0] >= RELOADER_CAML_KEEP && op[0] <= RELOADER_CAML_PAIR && left > 1 && rows <= left / ROW)
+    size = 2 + rows * ROW;
   return size <= left ? size : 0;
 }
 

@@ -169,14 +169,12 @@ static void install(void) {
   wrap(hook(at_caml_enter_blocking_section_hook), enter_hook, &old_enter);
 }
 
-/* `hint`: 1 inside of a blocking section, 2 outside, 0 unknown. The first is worth something only if our hooks
- * were there when it was found out. */
-void reloader_caml_hooks(uint64_t hint) {
-  static int before;
+/* `is_let_go`: the program was seen inside of a blocking section while our hooks were there already. Returns whether
+ * somebody should look: in a program that was entered late nobody knows until it comes to a hook. */
+uint64_t reloader_caml_hooks(uint64_t is_let_go) {
   install();
-  if (hint == 2) change(&lock, UNKNOWN, PROGRAM);
-  if (hint == 1 && before) change(&lock, UNKNOWN, FREE);
-  before = 1;
+  if (is_let_go) change(&lock, UNKNOWN, FREE);
+  return reloader_caml.family == 4 && load(&lock) == UNKNOWN && is_up() && !reloader_caml_has_threads();
 }
 
 /* Signal 0 does not exist: pending, it makes the runtime look, and no handler is ever called for it. */

@@ -40,7 +40,7 @@ def end(program: Program) -> None:
 def returns(folder: Path) -> list[Figure]:
     """Go back and forth between a reload and the one before, and between it and none."""
     progress(f"{RETURNS} rollbacks")
-    program = built(folder, THREADS)
+    program = built(folder, 0)
     between: list[float] = []
     linked: list[float] = []
     recorded: list[float] = []

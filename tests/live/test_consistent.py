@@ -9,6 +9,7 @@ import pytest
 from reloader.session import Session
 from tests.support.live import until, until_blocked
 from tests.support.road import Program, attached, reload
+from tests.test_end_to_end import ENVIRONMENT, RELOADER
 
 MAIN = """
 #define _GNU_SOURCE
@@ -166,3 +167,61 @@ def test_symbols_of_the_executable_are_not_needed(program: Program) -> None:
         session.together_s = 20.0
         reload_often(program, session, 5)
         assert ask(program, "m") == 0
+
+
+FORKS = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+int pair(void);
+int wait_inside(int);
+int main(void)
+{
+    char line[64];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    pid_t child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        wait_inside(1);
+        _exit(0);
+    }
+    puts("ready");
+    printf("%d\\n", (int)child);
+    while (fgets(line, sizeof line, stdin)) printf("%d\\n", pair());
+    return 0;
+}
+"""
+
+
+def test_a_forked_child_that_is_inside_counts(tmp_path: Path) -> None:
+    program = Program(tmp_path, ["-O2", "-falign-functions=16", "-g"])
+    program.compile(main=FORKS, pair=PAIR % 1, inside=INSIDE % 1)
+    program.link()
+
+    def verb(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*RELOADER, *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+
+    command = [*RELOADER, "run", "--consistent", "--", "./program"]
+    (tmp_path / "reloader.toml").write_text("consistent_limit_s = 0.1\n")
+    program.process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert program.line() == "ready"
+        until_blocked(int(program.line()), 1)
+        program.compile(inside=INSIDE % 2)
+        done = verb("wait", "--generation", "1", "--timeout", "20")
+        assert "is in wait_inside" in done.stderr
+        program.compile(pair=PAIR % 2)
+        assert verb("wait", "--generation", "2", "--timeout", "20").returncode == 0
+        assert ask(program, "p") == 2002
+    finally:
+        program.stop()
+        verb("stop")

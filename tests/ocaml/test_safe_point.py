@@ -1,7 +1,6 @@
 """The moment at which units are replaced: reached in every way of waiting, without a signal."""
 
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -72,20 +71,27 @@ def test_a_busy_program_that_is_entered_late_gets_new_code(
         assert waits.line() == "version 2 2"
 
 
-def test_a_blocked_program_of_4_13_that_is_entered_late_gets_new_code_when_its_call_ends(
-    tmp_path: Path,
+@pytest.mark.parametrize("way", ["read", "select", "system", "sleep"])
+def test_a_blocked_program_that_is_entered_late_gets_new_code_at_once(
+    waits: Build, second: Path, way: str
 ) -> None:
-    program = build(compiler_of("4.13"), tmp_path, "waits", packages=["unix"])
-    second = version(program, "part", "  1\n", "  2\n")
-    with entered_late(program, "read") as live:
-        swap = threading.Thread(target=live.swap, args=(second, FIELDS))
-        swap.start()
-        while live.process.channel.field("caml_phase") != 1 and swap.is_alive():
-            pass
-        answer = program.ask("go")
-        swap.join()
-        # the swap comes where the program looks for signals: before or after it asks
-        assert answer in {"version 1 1", "version 2 1"}
+    with entered_late(waits, way) as live:
+        _, done = live.swap(second, FIELDS)
+        if way == "sleep":
+            assert waits.line() == "version 2 2"
+        else:
+            assert done.by_thread
+            assert waits.ask("go") == "version 2 1"
+
+
+def test_a_c_function_that_keeps_the_runtime_is_not_taken_for_one_that_lets_go(
+    waits: Build, second: Path
+) -> None:
+    with entered_late(waits, "holding") as live:
+        live.runtime.limit_ms = 50
+        with pytest.raises(BusyRuntimeError):
+            live.swap(second, FIELDS)
+        assert waits.ask("go") == "version 1 1"
 
 
 def test_a_c_function_that_keeps_the_runtime_is_waited_for_and_given_up(

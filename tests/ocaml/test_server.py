@@ -30,7 +30,7 @@ def test_visitors_see_every_new_version_and_are_remembered(
                 _edit(server, "handlers.ml", f'version = "{before}"', f'version = "{version}"')
                 load.until(f"home, version {version}", 20)
                 before = version
-            _edit(server, "store.ml", "let made = ref 0", "let again = ref 0\nlet made = ref 0")
+            _edit(server, "store.ml", 'name = "visitor "', 'name = "guest "')
             server.report("Store.visit")
             server.report("kept: ")
             _edit(server, "render.ml", "<p>", "<p class=line>")

@@ -25,8 +25,6 @@ from reloader.live.target import Allocation
 from reloader.spawn import agent_environment, socket_pair
 from tests.support.ocaml import Build
 
-OUTSIDE = 2  # of a blocking section: no program begins in one
-
 
 @dataclass
 class Loaded:
@@ -131,7 +129,7 @@ def entered(build: Build, *arguments: str) -> Generator[Live]:
     os.close(near)
     try:
         adopted = adopt(build.process.pid, socket.socket(fileno=far))
-        runtime = Runtime.attach(adopted.process, hint=OUTSIDE)
+        runtime = Runtime.attach(adopted.process)
         adopted.release()
         assert build.line() == "ready"
         with closing(adopted.process) as process:

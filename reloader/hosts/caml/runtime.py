@@ -15,6 +15,7 @@ from reloader.errors.ocaml import (
     PlaceMissingError,
     RuntimeSymbolError,
 )
+from reloader.hosts.caml.blocked import has_let_go
 from reloader.hosts.caml.script import Place, Script
 from reloader.ids import U8, U64, Region
 from reloader.live.channel import FAILED
@@ -29,6 +30,7 @@ _SLACK: Final = 30.0  # seconds more that the agent may take for the work itself
 _HEADER: Final = 8  # words of the reply to a script
 _DONE, _GAVE_UP, _RAISED, _HOOK_RAISED, _NO_PLACE = range(5)
 _THREAD_LOCAL: Final = b"caml_state"
+INSIDE: Final = 1  # of a blocking section
 RETIRED: Final = 0
 HOLDERS: Final = (
     "nothing", "a block of the heap", "a module", "a stack", "a backtrace", "a root of C code",
@@ -87,34 +89,22 @@ class Runtime:
     _token: int = field(default=0)
 
     @classmethod
-    def attach(cls, process: Process, find: Find | None = None, hint: int = 0) -> "Runtime":
+    def attach(cls, process: Process, find: Find | None = None) -> "Runtime":
         """Prepare the agent; may be repeated.
 
         Args:
             process: The live program.
-            find: Gives the address of each of `layout.CAML_SYMBOLS`, 0 if there is none; the
-                thread-local one's offset from the thread pointer.
-            hint: 1 if the program is known to be inside of a blocking section since an earlier
-                call, 2 if outside of one.
+            find: Gives the address of each of `layout.CAML_SYMBOLS` and of other functions of
+                the executable, 0 if there is none; the thread-local one's offset from the
+                thread pointer.
 
         Raises:
             RuntimeSymbolError: A part of the runtime is not there.
         """
-        names = layout.CAML_SYMBOLS
-        addresses = find(names) if find else dynamic_addresses(process)
-
-        def answer(result: int, error: int, reply: U8) -> int:
-            if result != FAILED:
-                return result
-            if error == errno.ENOSYS:
-                missing = names[int(reply[:8].view(np.uint64)[0])]
-                raise RuntimeSymbolError(process.pid, missing.decode())
-            raise AgentCommandError(process.pid, "entering of the OCaml runtime", error)
-
-        arguments = (len(names), hint)
-        mode = process.channel.exchange(
-            layout.OP_OCAML_ATTACH, arguments, addresses, answer, _SLACK
-        )
+        find = find or DynamicSymbols(process)
+        mode, unknown = enter(process, find)
+        if unknown and has_let_go(process, find):
+            mode, _ = enter(process, find, INSIDE)
         return cls(process, mode)
 
     @property
@@ -222,11 +212,46 @@ def _pair(row: Sequence[int]) -> Pair | None:
     return Pair(old, new, arity - (arity >> 63 << 64), pointer) if old else None
 
 
-def dynamic_addresses(process: Process) -> U64:
-    """Return what the dynamic linker knows of the runtime's symbols."""
+def enter(process: Process, find: Find, hint: int = 0) -> tuple[int, bool]:
+    """Let the agent take its hooks into the runtime.
+
+    Args:
+        process: The live program.
+        find: As for `Runtime.attach`.
+        hint: INSIDE if the program was seen in a blocking section since an earlier call.
+
+    Returns:
+        The mode, and whether a hint would help.
+
+    Raises:
+        RuntimeSymbolError: A part of the runtime is not there.
+    """
     names = layout.CAML_SYMBOLS
-    found = process.resolve(names)
-    row = names.index(_THREAD_LOCAL)
-    if found[row]:
-        found[row] = process.thread_offsets([_THREAD_LOCAL])[0]
-    return found
+
+    def answer(result: int, error: int, reply: U8) -> tuple[int, bool]:
+        word = int(reply[:8].view(np.uint64)[0])
+        if result != FAILED:
+            return result, bool(word)
+        if error == errno.ENOSYS:
+            raise RuntimeSymbolError(process.pid, names[word].decode())
+        raise AgentCommandError(process.pid, "entering of the OCaml runtime", error)
+
+    arguments = (len(names), hint)
+    return process.channel.exchange(
+        layout.OP_OCAML_ATTACH, arguments, find(names), answer, _SLACK
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicSymbols:
+    """What the dynamic linker knows of the runtime's symbols."""
+
+    process: Process
+
+    def __call__(self, names: Sequence[bytes]) -> U64:
+        """Return addresses, and the offset of the thread-local one."""
+        found = self.process.resolve(names)
+        if _THREAD_LOCAL in names and found[names.index(_THREAD_LOCAL)]:
+            offset = self.process.thread_offsets([_THREAD_LOCAL])[0]
+            found[names.index(_THREAD_LOCAL)] = offset
+        return found

@@ -28,7 +28,10 @@ def save_unit(unit: Unit) -> str:
     return json.dumps({
         "info": unit.info.to_json(),
         "block": unit.block,
-        "faces": [[face.block, [asdict(slot) for slot in face.slots]] for face in unit.faces],
+        "faces": [
+            [face.block, [asdict(slot) for slot in face.slots], sorted(face.outdated)]
+            for face in unit.faces
+        ],
         "code_begin": unit.code_begin,
         "slots": sorted(unit.slots),
     })  # fmt: skip
@@ -38,8 +41,8 @@ def load_unit(key: Key, text: str, unit: UnitObject) -> Unit:
     """Return the unit that `save_unit` was given."""
     row = json.loads(text)
     faces = [
-        Face(block, tuple(slot_from_json(slot) for slot in slots))
-        for block, slots in row["faces"]
+        Face(block, tuple(slot_from_json(slot) for slot in slots), frozenset(outdated))
+        for block, slots, outdated in row["faces"]
     ]
     return Unit(
         key, unit, unit_from_json(row["info"]), row["block"], faces, row["code_begin"],

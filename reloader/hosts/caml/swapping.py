@@ -5,10 +5,11 @@ against the old one will use it. So it goes by path, kind, type and what the typ
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from reloader.hosts.caml.changed_types import Names, continues
 from reloader.hosts.caml.script import Move, Place, Script
-from reloader.hosts.caml.transaction import Change, Face
+from reloader.hosts.caml.transaction import Change, Face, Unit
 from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
 
 
@@ -37,6 +38,19 @@ def pairs(
     return found
 
 
+def after(change: Change) -> Unit:
+    """Return a unit as it is once a change of it is live."""
+    before, place = change.before, change.place
+    known = before.faces if before else []
+    faces = [replace(face, outdated=face.outdated | change.changed) for face in known]
+    if before is None or needs_block(before.info, change.info, change.changed):
+        faces.append(Face(place.block, change.info.exported()))
+    return Unit(
+        change.file.key, change.object, change.info, place.block, faces, place.code_begin,
+        change.slots,
+    )  # fmt: skip
+
+
 def swap_units(script: Script, changes: Sequence[Change]) -> None:
     """Let the agent initialise units and swap them in, one behind the other."""
     for change in changes:
@@ -63,9 +77,10 @@ def _moves(
 def _swaps(face: Face, change: Change) -> list[Move]:
     """Return the fields of a block that get new values."""
     now = {slot.path: slot for slot in change.info.exported()}
+    outdated = face.outdated | change.changed
     both = (
         (old.chain, now[old.path].chain)
         for old in face.slots
-        if old.path in now and continues(old, now[old.path], change.changed)
+        if old.path in now and continues(old, now[old.path], outdated)
     )
     return _moves(face.block, change.place.block, both)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from reloader.elf.object import ObjectFile
 from reloader.hosts.caml.units import shown_unit
 
 PREFIX: Final = "caml"
@@ -87,3 +88,9 @@ class UnitNames:
             if unit is not None:
                 return [(unit, function)]
         return []
+
+
+def symbols_meant(query: str, units: Iterable[str], files: Iterable[ObjectFile]) -> list[str]:
+    """Return the symbols of some objects that somebody means by `Foo.f`."""
+    every = (symbol for file in files for symbol in file.symbol_names)
+    return [symbol.decode() for symbol in UnitNames(units).find(query, every)]

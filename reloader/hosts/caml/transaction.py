@@ -19,6 +19,7 @@ class Face:
 
     block: int  # address
     slots: tuple[Slot, ...]  # its exported fields
+    outdated: Names = frozenset()  # types that mean something else by now
 
 
 @dataclass(slots=True)

@@ -181,6 +181,8 @@ def _new_starts(unwind: Unwind, kept: Bool) -> I64:
 
 def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) -> None:
     """Move edges with their records; those of dropped ones die, yet keep the table sorted."""
+    if not len(unwind.block):
+        return
     count = unwind.last_edge - unwind.first_edge
     step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
     row = np.repeat(unwind.first_edge, count) + step

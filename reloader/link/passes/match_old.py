@@ -61,6 +61,8 @@ def match_old(
     undecided: list[Undecided] = []
     graph.blocks.same[:] = False
     graph.symbols.changed[:] = function_symbols(graph)
+    if not any(live):
+        return undecided
     fields = Fields.of(kinds)
     numbers = kinds["number"][graph.edges.kind].astype(np.int64)
     for row, version in enumerate(live):

@@ -166,8 +166,9 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
     # an immediate behind the field would put the piece 4 bytes on: then both must agree
     loose = (pc > 0) & ~(new_named & old_named)
     left = np.flatnonzero(~equal & rest)
-    places = (home[rows][left], old_at[left]), (section[left], new_at[left])
-    equal[left] = equal_pieces((old, new), places, loose[left])
+    if len(left):
+        places = (home[rows][left], old_at[left]), (section[left], new_at[left])
+        equal[left] = equal_pieces((old, new), places, loose[left])
     result[rows] = equal & rest
     return result
 
