@@ -1,7 +1,10 @@
 """What a finished transaction has to tell: which functions, which variables, what to know."""
 
+from contextlib import suppress
+
 import numpy as np
 
+from reloader.errors.live import TargetGoneError
 from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
 from reloader.link.passes.initialisers import InitialiserChange
@@ -63,8 +66,9 @@ def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
         own = set(list_threads(member.pid))
         rows = [row for row, tid in enumerate(stop.tids) if tid in own]
         tids = [stop.tids[row] for row in rows]
-        running = active_functions(member, tids, stop.registers[rows], ranges)
-        found |= {item.name for item in running}
+        with suppress(TargetGoneError):  # one of several; the first one's end is told elsewhere
+            running = active_functions(member, tids, stop.registers[rows], ranges)
+            found |= {item.name for item in running}
     return sorted(found)
 
 
@@ -76,10 +80,8 @@ def family_notes(target: Target) -> list[str]:
     one = len(others) == 1
     who = "1 child process keeps" if one else f"{len(others)} child processes keep"
     pids = enumerate_names([str(other) for other in others])
-    return [
-        f"{who} the code of before ({pids}): forked before reloader came. Start the program"
-        " with `reloader run`, and every process is reloaded"
-    ]
+    remedy = "start the program with `reloader run`, and every process is reloaded"
+    return [f"{who} the code of before ({pids}): forked before reloader came; {remedy}"]
 
 
 def data_notes(program: Program, data: DataReport) -> list[str]:

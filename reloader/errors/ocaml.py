@@ -181,9 +181,9 @@ class InitialiserError(RefusedError):
         self.still_known = still_known
         trace = "".join(f"\n{line}" for line in backtrace)
         super().__init__(
-            f"the initialiser of {unit} raised {exception}: the version before is live. "
-            "What it did to other units stays; all of this reload was undone. Correct it and "
-            f"save again.{trace}"
+            f"the initialiser of {unit} raised {exception}. All of this reload was undone, but "
+            "for what initialisers did outside of their own units. Correct it and save again."
+            f"{trace}"
         )
 
 
@@ -199,8 +199,9 @@ class HookError(RefusedError):
         self.still_known = still_known
         trace = "".join(f"\n{line}" for line in backtrace)
         super().__init__(
-            f"{name} raised {exception}: the version before is live, all of this reload was "
-            f"undone.{trace}"
+            f"{name}, which the configuration names, raised {exception}. All of this reload "
+            "was undone, but for what initialisers did outside of their own units. Correct it "
+            f"and save again.{trace}"
         )
 
 

@@ -36,8 +36,9 @@ class InterfaceProblem:
 
     def __str__(self) -> str:
         """Return each declaration before and after, and who has to be rebuilt."""
+        use = "uses" if len(self.users) == 1 else "use"
         lines = [
-            f"{self.unit}: its interface changed, and {listed(self.users)} use the old one"
+            f"{self.unit}: its interface changed; {listed(self.users)} {use} the old one"
         ]
         for before, after in self.rows:
             lines += both(before, after)
@@ -75,7 +76,7 @@ class UnknownTypeProblem:
         """Return the types and the remedy."""
         return (
             f"{self.unit}: what is behind type {listed(self.paths)} is not known, since there "
-            "is no .cmt file\n    Compile with -bin-annot (dune does)."
+            "is no .cmt file\n    Compile with -bin-annot; with dune, build @check too."
         )
 
 

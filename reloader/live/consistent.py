@@ -21,6 +21,7 @@ import numpy as np
 
 from reloader.errors.base import ReloaderError
 from reloader.errors.consistent import NeverOutsideError, Standing
+from reloader.errors.live import TargetGoneError
 from reloader.ids import U8, U64, Addr, SlotId
 from reloader.live import ptrace, sigframes
 from reloader.live.bodies import Bodies
@@ -133,10 +134,12 @@ class Gate:
 
     def look_again(self) -> None:
         """Take note of what is new since the last stop."""
-        for looker in self.lookers.values():
-            looker.look_again()
-        for member in self.program.target.members():
-            self.looker(member)
+        members = self.program.target.members()
+        for pid in self.lookers.keys() - {member.pid for member in members}:
+            del self.lookers[pid]
+        for member in members:
+            with suppress(TargetGoneError):  # it ends just now
+                self.looker(member).look_again()
 
     def looker(self, member: Target) -> Looker:
         """Return who looks at a process."""

@@ -54,9 +54,7 @@ class StoppedProcess(threads.StoppedThreads):
         starts, ends = sigframes.stack_ranges(self.spaces, pointers)
         if (starts == ends).any():  # a stack newer than our look at the mappings
             self.spaces = sigframes.writable(read_maps(self.pid))
-        hidden = sigframes.interrupted_counters(
-            self.pid, self.spaces, pointers, self.restorers
-        )
+        hidden = sigframes.interrupted_counters(self.pid, self.spaces, pointers, self.restorers)
         return np.concatenate((self.registers[:, ptrace.R_RIP], hidden))
 
 

@@ -2,8 +2,9 @@
 
 All threads of all processes of the family are stopped, so no thread sees half of it, and no
 process goes without: one that cannot be written leaves all as they were. What remains to be
-checked is that none stands inside the bytes. One that does is stepped out of them, an instruction at a time: in a
-short function that many threads call all the time there is no moment at which all are outside.
+checked is that none stands inside the bytes. One that does is stepped out of them, an
+instruction at a time: in a short function that many threads call all the time there is no
+moment at which all are outside.
 Where that is not possible (it waits in a system call there, or a signal handler will return
 there) they all go on and the write is tried again a little later.
 

@@ -174,7 +174,11 @@ class Process:
 
     def thread_destructors(self, handle: int) -> int:
         """Return how many destructors threads of all processes still have to call."""
-        return sum(member.thread_destructors(handle) for member in self.members())
+        count = 0
+        for member in self.members():
+            with contextlib.suppress(TargetGoneError):
+                count += member.thread_destructors(handle)
+        return count
 
     # what is asked of the one that stands for all
 
@@ -217,6 +221,10 @@ class Process:
     def thread_offsets(self, names: Sequence[bytes]) -> U64:
         """Return each name's offset from the thread pointer; 0: unknown, 1: not one for all."""
         return self.leader.thread_offsets(names)
+
+    def track_writes(self) -> tuple[int, int]:
+        """Return a userfaultfd of it that is ours alone, and its C library's guard."""
+        return self.leader.track_writes()
 
     def progress(self) -> int:
         """Return how far it is with new objects."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from reloader.errors.family import LibraryMissingError
+from reloader.errors.live import TargetGoneError
 from reloader.link.graph import Origin
 from reloader.live.maps import ARENA_NAME
 from reloader.live.plan import Plan
@@ -27,7 +28,10 @@ def require_same_libraries(program: Program, plan: Plan) -> None:
         return
     used = used_files(first.maps(), plan)
     for member in others:
-        there = {place(row) for row in member.maps()}
+        try:
+            there = {place(row) for row in member.maps()}
+        except TargetGoneError:  # forgotten
+            continue
         for mapping, names in used:
             if place(mapping) not in there:
                 raise LibraryMissingError(mapping.name, names, member.pid, first.pid)

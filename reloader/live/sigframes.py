@@ -80,9 +80,7 @@ def _scan(pid: int, starts: U64, ends: U64, restorers: U64) -> tuple[U64, U64]:
     return words[hits + RIP_OFFSET], words[hits + RSP_OFFSET]
 
 
-def interrupted_counters(
-    pid: int, spaces: Spaces, stack_pointers: U64, restorers: U64
-) -> U64:
+def interrupted_counters(pid: int, spaces: Spaces, stack_pointers: U64, restorers: U64) -> U64:
     """Return (p,) the program counter of every signal frame on the given stacks.
 
     A handler on an alternate stack left another stack behind: its pointer is in the frame, so

@@ -199,8 +199,7 @@ uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, u
 
 /* ocaml_stacks.c: `look` gets every address at which OCaml code goes on, and where it is written. */
 typedef void (*reloader_caml_look)(uint64_t word, uint64_t kind, uint64_t holder);
-void reloader_caml_scan_domain(const uint64_t *domain, reloader_caml_look look);
-void reloader_caml_scan_threads(uint64_t *domain, reloader_caml_look look);
+void reloader_caml_scan_domain(uint64_t *domain, reloader_caml_look look);
 void reloader_caml_scan_fiber(const struct caml_stack *stack, reloader_caml_look look);
 void reloader_caml_cut_backtraces(int (*forgotten)(uint64_t word));
 uint64_t reloader_caml_frametable_end(const uint64_t *table);

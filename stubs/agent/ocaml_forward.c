@@ -78,6 +78,7 @@ static void skip_old(struct walk *walk, caml_value module) {
 int reloader_caml_keep(const uint64_t *rows, uint64_t count, uint64_t *forwarded) {
   struct walk walk = {.forwarded = 0};
   int is_new;
+  if (!count) return 0;
   minor_collection();
   for (uint64_t i = 0; i < 2 * count; i++)
     if (!reloader_caml_place(rows + i * CAML_PLACE)) return -1;

@@ -95,7 +95,6 @@ static void add_root_5(void *data, caml_value v, caml_value *root) {
 static void add_roots(uint64_t *domain) {
   mark.domain = domain;
   reloader_caml_scan_domain(domain, look_at_word);
-  reloader_caml_scan_threads(domain, look_at_word);
   if (reloader_caml.family == 4) {
     CAML(void, caml_do_roots, void (*)(caml_value, caml_value *), int)(add_root, 1);
     return;

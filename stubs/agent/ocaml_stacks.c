@@ -18,9 +18,6 @@ struct frame { /* a frame's descriptor */
 #define HAS_ALLOCATIONS 2u
 #define RETURNS_TO_C 0xFFFFu
 
-static caml_value *last_root;
-static int is_current; /* the next thread that systhreads shows is the one that runs: what is saved of it is stale */
-
 static void scan_rest(const uint64_t *word, const uint64_t *end, reloader_caml_look look) {
   for (; word < end; word++) look(*word, RELOADER_CAML_STACK, (uint64_t)word);
 }
@@ -57,64 +54,51 @@ static void scan_frames_4(char *sp, uint64_t pc, reloader_caml_look look) {
   }
 }
 
-void reloader_caml_scan_domain(const uint64_t *domain, reloader_caml_look look) {
+/* Systhreads' records of a domain's threads are a ring, of which its own hook for roots shows the one that runs:
+ * by two roots first of all, at the record's beginning and at its exception. */
+
+static caml_value *shown[2];
+static int shown_count;
+
+static void note_root_4(caml_value v, caml_value *root) {
+  (void)v;
+  if (shown_count < 2) shown[shown_count++] = root;
+}
+
+static void note_root_5(void *data, caml_value v, caml_value *root) {
+  (void)data;
+  note_root_4(v, root);
+}
+
+/* Returns the record of the thread that runs, NULL if there is none. What is saved in it is stale. */
+static char *running_thread(uint64_t *domain) {
+  uint64_t hook = CAML_VARIABLE(uint64_t, caml_scan_roots_hook);
+  shown_count = 0;
+  if (!hook || !reloader_caml_has_threads()) return NULL;
+  if (reloader_caml.family == 4)
+    ((void (*)(void (*)(caml_value, caml_value *)))hook)(note_root_4);
+  else
+    ((void (*)(void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *))hook)(note_root_5, 0, NULL, domain);
+  int is_record = shown_count == 2 && (char *)shown[1] - (char *)shown[0] == reloader_caml.fields->thread_exception;
+  return is_record ? (char *)shown[0] : NULL;
+}
+
+static char *next_thread(const char *record) { return *(char *const *)(record + 8); }
+
+void reloader_caml_scan_domain(uint64_t *domain, reloader_caml_look look) {
   const struct caml_fields *fields = reloader_caml.fields;
+  char *running = running_thread(domain);
   if (reloader_caml.family == 5)
     reloader_caml_scan_fiber((const struct caml_stack *)domain[fields->current_stack], look);
   else
     scan_frames_4((char *)domain[fields->bottom_of_stack], domain[fields->last_return], look);
-}
-
-/* Systhreads shows each thread by two roots, which lie at known places of its record; the one that runs is first.
- * Only its own hook is asked: among all roots of a program two may lie at that distance by chance.
- */
-static void (*with_thread)(char *record);
-
-static void see_root(caml_value *root) {
-  uint64_t distance = (uint64_t)root - (uint64_t)last_root;
-  if (last_root && distance == reloader_caml.fields->thread_exception) {
-    if (!is_current) with_thread((char *)last_root);
-    is_current = 0;
+  for (char *thread = running ? next_thread(running) : NULL; thread != running; thread = next_thread(thread)) {
+    uint64_t *saved = (uint64_t *)(thread + fields->thread_stack);
+    if (reloader_caml.family == 5)
+      reloader_caml_scan_fiber((const struct caml_stack *)saved[0], look);
+    else
+      scan_frames_4((char *)saved[0], saved[1], look);
   }
-  last_root = root;
-}
-
-static void see_root_4(caml_value v, caml_value *root) {
-  (void)v;
-  see_root(root);
-}
-
-static void see_root_5(void *data, caml_value v, caml_value *root) {
-  (void)data, (void)v;
-  see_root(root);
-}
-
-/* All but the one that runs. */
-static void each_thread(uint64_t *domain, void (*call)(char *record)) {
-  void *hook = CAML_VARIABLE(void *, caml_scan_roots_hook);
-  if (!hook || !reloader_caml_has_threads()) return;
-  with_thread = call;
-  is_current = 1;
-  last_root = NULL;
-  if (reloader_caml.family == 4)
-    ((void (*)(void (*)(caml_value, caml_value *)))hook)(see_root_4);
-  else
-    ((void (*)(void (*)(void *, caml_value, caml_value *), int, void *, uint64_t *))hook)(see_root_5, 0, NULL, domain);
-}
-
-static reloader_caml_look look_in_thread;
-
-static void scan_thread(char *record) {
-  char *stack = *(char **)(record + reloader_caml.fields->thread_stack);
-  if (reloader_caml.family == 5)
-    reloader_caml_scan_fiber((const struct caml_stack *)stack, look_in_thread);
-  else
-    scan_frames_4(stack, *(const uint64_t *)(record + reloader_caml.fields->thread_stack + 8), look_in_thread);
-}
-
-void reloader_caml_scan_threads(uint64_t *domain, reloader_caml_look look) {
-  look_in_thread = look;
-  each_thread(domain, scan_thread);
 }
 
 /* Backtraces that nobody has asked for yet would be read from a forgotten unit's frametable. */
@@ -129,15 +113,12 @@ static void cut_backtrace(uint64_t *buffer, uint32_t *count) {
   *count = kept;
 }
 
-static void cut_thread(char *record) {
-  const struct caml_fields *fields = reloader_caml.fields;
-  cut_backtrace(*(uint64_t **)(record + fields->thread_buffer), (uint32_t *)(record + fields->thread_pos));
-}
-
 static void cut_domain(uint64_t *domain) {
   const struct caml_fields *fields = reloader_caml.fields;
+  char *running = running_thread(domain);
   cut_backtrace((uint64_t *)domain[fields->backtrace_buffer], (uint32_t *)&domain[fields->backtrace_pos]);
-  each_thread(domain, cut_thread);
+  for (char *thread = running ? next_thread(running) : NULL; thread != running; thread = next_thread(thread))
+    cut_backtrace(*(uint64_t **)(thread + fields->thread_buffer), (uint32_t *)(thread + fields->thread_pos));
 }
 
 /* Inside of a stop. */

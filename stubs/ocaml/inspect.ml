@@ -44,7 +44,7 @@ let guarded line =
 
 (* A question makes much garbage and little else: memory is cheaper than collecting it. *)
 let () =
-  Gc.set { (Gc.get ()) with minor_heap_size = 1 lsl 20; space_overhead = 1000 };
+  Gc.set { (Gc.get ()) with minor_heap_size = 1 lsl 20; space_overhead = 10_000 };
   Clflags.dont_write_files := true;
   try
     while true do

@@ -33,15 +33,14 @@ let is_mutable_record labels =
 
 let declaration owned path =
   let by_ident = function
-    | Path.Pident id -> Hashtbl.find_opt owned.Owned.decls (Owned.key id)
+    | Path.Pident id -> Hashtbl.find_opt owned.Owned.decls id
     | _ -> None
   in
   match by_ident path with
   | Some decl -> Some decl
   | None -> (
       match Owned.own owned path with
-      | Some name when Hashtbl.mem owned.decls ("path " ^ name) ->
-          Hashtbl.find_opt owned.decls ("path " ^ name)
+      | Some name when Hashtbl.mem owned.by_path name -> Hashtbl.find_opt owned.by_path name
       | _ ->
           if not (Owned.is_foreign path) then None
           else try Some (Env.find_type path Env.empty) with _ -> None)
@@ -52,7 +51,7 @@ let maker owned path =
   match path with
   | Path.Pdot (Path.Papply (f, _), "t") -> Some (name f)
   | Path.Pdot (Path.Pident id, "t") ->
-      Option.map name (Hashtbl.find_opt owned.Owned.functors (Owned.key id))
+      Option.map name (Hashtbl.find_opt owned.Owned.functors id)
   | _ -> None
 
 let rec of_type ?(depth = 0) owned ty =
@@ -129,7 +128,7 @@ let collect owned each =
   let found path =
     let path = Owned.real owned path in
     match Owned.own owned path with
-    | Some name when Hashtbl.mem owned.Owned.decls ("path " ^ name) ->
+    | Some name when Hashtbl.mem owned.Owned.by_path name ->
         Hashtbl.replace names (dotted owned.unit_name ^ "." ^ name) ()
     | Some _ -> ()
     | None ->
@@ -179,7 +178,7 @@ let declaration_mentions owned d = collect owned (fun look -> look_at_declaratio
 let constructor_mentions owned e = collect owned (fun look -> look_at_constructor look e)
 
 let module_mentions owned id =
-  match Hashtbl.find_opt owned.Owned.module_types (Owned.key id) with
+  match Hashtbl.find_opt owned.Owned.module_types id with
   | Some ty -> collect owned (fun look -> look_at_module look ty)
   | None -> []
 

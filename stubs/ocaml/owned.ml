@@ -15,42 +15,41 @@ type values = {
 
 type t = {
   unit_name : string;
-  paths : (string, string) Hashtbl.t;  (* unique name of an ident -> its path *)
-  decls : (string, Types.type_declaration) Hashtbl.t;  (* by unique name, and by path *)
+  paths : (Ident.t, string) Hashtbl.t;
+  decls : (Ident.t, Types.type_declaration) Hashtbl.t;
+  by_path : (string, Types.type_declaration) Hashtbl.t;
   mutable types : (Ident.t * declared) list;  (* the last one first *)
   mutable constructors : constructor list;  (* the last one first *)
-  aliases : (string, Path.t) Hashtbl.t;  (* unique name of a module -> what it is *)
-  functors : (string, Path.t) Hashtbl.t;  (* unique name of a module -> who made it *)
-  results : (string, Types.signature) Hashtbl.t;  (* unique name of a module made by a functor *)
-  module_types : (string, Types.module_type) Hashtbl.t;  (* by unique name *)
-  values : (string, values) Hashtbl.t;
+  aliases : (Ident.t, Path.t) Hashtbl.t;  (* module -> what it is *)
+  functors : (Ident.t, Path.t) Hashtbl.t;  (* module -> who made it *)
+  results : (Ident.t, Types.signature) Hashtbl.t;  (* of modules that functors made *)
+  module_types : (Ident.t, Types.module_type) Hashtbl.t;
+  values : (Ident.t, values) Hashtbl.t;
 }
 
 let create unit_name =
   {
-    unit_name;
-    paths = Hashtbl.create 97; decls = Hashtbl.create 97; types = []; constructors = [];
-    aliases = Hashtbl.create 7; functors = Hashtbl.create 7;
-    results = Hashtbl.create 7; module_types = Hashtbl.create 7;
+    unit_name; paths = Hashtbl.create 97; decls = Hashtbl.create 97;
+    by_path = Hashtbl.create 97; types = []; constructors = []; aliases = Hashtbl.create 7;
+    functors = Hashtbl.create 7; results = Hashtbl.create 7; module_types = Hashtbl.create 7;
     values = Hashtbl.create 97;
   }
 
-let key = Ident.unique_name
 let line_of (loc : Location.t) = loc.loc_start.pos_lnum
 
 (* A second declaration of one name hides the first, whose values may still be about. *)
 let fresh owned path =
   let rec go n =
     let name = if n = 1 then path else Printf.sprintf "%s#%d" path n in
-    if Hashtbl.mem owned.decls ("path " ^ name) then go (n + 1) else name
+    if Hashtbl.mem owned.by_path name then go (n + 1) else name
   in
   go 1
 
 let declare_type ?hint owned prefix id decl =
   let path = fresh owned (prefix ^ Ident.name id) in
-  Hashtbl.replace owned.paths (key id) path;
-  Hashtbl.replace owned.decls (key id) decl;
-  Hashtbl.replace owned.decls ("path " ^ path) decl;
+  Hashtbl.replace owned.paths id path;
+  Hashtbl.replace owned.decls id decl;
+  Hashtbl.replace owned.by_path path decl;
   owned.types <- (id, { path; decl; hint }) :: owned.types
 
 let declare_constructor owned prefix id ext =
@@ -67,7 +66,7 @@ let structure_of m =
 (* An alias of a module is the module itself. *)
 let rec real owned = function
   | Path.Pident id as path -> (
-      match Hashtbl.find_opt owned.aliases (key id) with
+      match Hashtbl.find_opt owned.aliases id with
       | Some target -> real owned target
       | None -> path)
   | Path.Pdot (head, name) -> Path.Pdot (real owned head, name)
@@ -75,7 +74,7 @@ let rec real owned = function
 
 (* The path of something that the unit declares. *)
 let rec own owned = function
-  | Path.Pident id -> Hashtbl.find_opt owned.paths (key id)
+  | Path.Pident id -> Hashtbl.find_opt owned.paths id
   | Path.Pdot (head, name) ->
       Option.map (fun prefix -> prefix ^ "." ^ name) (own owned (real owned head))
   | Path.Papply (f, _) -> Option.map (fun path -> path ^ "()") (own owned f)
@@ -105,14 +104,14 @@ let rec walk owned prefix s =
 and of_signature owned prefix items =
   List.iter
     (function
-      | Types.Sig_value (id, d, _) when not (Hashtbl.mem owned.values (key id)) ->
+      | Types.Sig_value (id, d, _) when not (Hashtbl.mem owned.values id) ->
           let value =
             { ty = d.val_type; arity = 0; attributes = d.val_attributes;
               line = line_of d.val_loc }
           in
-          Hashtbl.replace owned.values (key id) value
-      | Types.Sig_module (id, _, _, _, _) when not (Hashtbl.mem owned.paths (key id)) ->
-          Hashtbl.replace owned.paths (key id) (prefix ^ Ident.name id)
+          Hashtbl.replace owned.values id value
+      | Types.Sig_module (id, _, _, _, _) when not (Hashtbl.mem owned.paths id) ->
+          Hashtbl.replace owned.paths id (prefix ^ Ident.name id)
       | _ -> ())
     items
 
@@ -121,7 +120,7 @@ and of_signature owned prefix items =
 and declare_signature ?hint owned prefix items =
   List.iter
     (function
-      | Types.Sig_type (id, decl, _, _) when not (Hashtbl.mem owned.decls (key id)) ->
+      | Types.Sig_type (id, decl, _, _) when not (Hashtbl.mem owned.decls id) ->
           let hint = Option.map (fun made -> made ^ "." ^ Ident.name id) hint in
           declare_type ?hint owned prefix id decl
       | Types.Sig_typext (id, ext, _, _)
@@ -157,14 +156,14 @@ and walk_binding owned binding =
   List.iter
     (fun (id, ty) ->
       let line = line_of binding.vb_pat.pat_loc in
-      Hashtbl.replace owned.values (key id)
+      Hashtbl.replace owned.values id
         { ty; arity; attributes = binding.vb_attributes; line })
     names
 
 and walk_module owned prefix env m =
   let name = match m.mb_id with Some id -> Ident.name id | None -> "_" in
   let note table value =
-    Option.iter (fun id -> Hashtbl.replace table (key id) value) m.mb_id
+    Option.iter (fun id -> Hashtbl.replace table id value) m.mb_id
   in
   note owned.paths (prefix ^ name);
   note owned.module_types m.mb_expr.mod_type;
@@ -194,8 +193,8 @@ and name_types owned prefix = function
 
 and name_items owned prefix items =
   let name id =
-    if not (Hashtbl.mem owned.paths (key id)) then
-      Hashtbl.replace owned.paths (key id) (prefix ^ Ident.name id)
+    if not (Hashtbl.mem owned.paths id) then
+      Hashtbl.replace owned.paths id (prefix ^ Ident.name id)
   in
   List.iter
     (function

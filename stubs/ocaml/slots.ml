@@ -104,19 +104,19 @@ let of_unit interface structure =
       (fun (n, id, ty, item) ->
         match Hashtbl.find_opt last (n, Ident.name id) with
         | Some own ->
-            Hashtbl.replace taken (Ident.unique_name own) ();
+            Hashtbl.replace taken own ();
             exported own None n item
         | None -> exported id ty n item)
       (runtime_items interface)
   in
-  let is_free (_, id) = not (Hashtbl.mem taken (Ident.unique_name id)) in
+  let is_free (_, id) = not (Hashtbl.mem taken id) in
   let rest = List.map (fun (n, id) -> hidden ([], n, id)) (List.filter is_free defined) in
   let nested = List.map hidden (List.concat_map inside structure.str_items) in
   numbered (first @ rest @ nested)
 
 (* The places in the block of a module that a functor made. *)
 let rec of_result owned (above : slot) =
-  match Hashtbl.find_opt owned.Owned.results (Ident.unique_name above.id) with
+  match Hashtbl.find_opt owned.Owned.results above.id with
   | Some items when above.namespace = Module ->
       List.concat
         (List.mapi

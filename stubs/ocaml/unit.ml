@@ -29,13 +29,12 @@ let policy attributes =
   List.find_map wants attributes
 
 let value_of owned (s : Slots.slot) =
-  match (Hashtbl.find_opt owned.Owned.values (Owned.key s.id), s.ty) with
+  match (Hashtbl.find_opt owned.Owned.values s.id, s.ty) with
   | None, Some ty -> Some { Owned.ty; arity = 0; attributes = []; line = 0 }
   | found, _ -> found
 
 let module_kind owned (s : Slots.slot) =
-  let id = Owned.key s.id in
-  if Hashtbl.mem owned.Owned.functors id || Hashtbl.mem owned.results id then "functor result"
+  if Hashtbl.mem owned.Owned.functors s.id || Hashtbl.mem owned.results s.id then "functor result"
   else "module"
 
 (* What the interface says of a module, class or constructor, and the types that it is made of.
@@ -45,7 +44,8 @@ let by_interface owned (s : Slots.slot) =
   | None -> ("", [])
   | Some item ->
       let own = if s.namespace = Module then Kinds.module_mentions owned s.id else [] in
-      (printed Printtyp.signature [ item ], List.sort_uniq compare (own @ Kinds.item_mentions owned item))
+      let mentions = List.sort_uniq compare (own @ Kinds.item_mentions owned item) in
+      (printed Printtyp.signature [ item ], mentions)
 
 (* kind, type, arity, policy, line, mentions *)
 let facts owned (s : Slots.slot) =
@@ -65,7 +65,7 @@ let facts owned (s : Slots.slot) =
           let arity = if kind = "function" then v.arity else 0 in
           (kind, type_text v.ty, arity, policy v.attributes, v.line, Kinds.mentions owned v.ty))
 
-let slot owned (s : Slots.slot) (kind, ty, arity, policy, line, mentions) =
+let slot (s : Slots.slot) (kind, ty, arity, policy, line, mentions) =
   Object
     [
       ("path", String (String.concat "." s.path));
@@ -191,12 +191,12 @@ let contents name items structure =
         Owned.declare_signature owned "" items;
         Slots.of_interface items
   in
-  let own = List.map (fun s -> slot owned s (facts owned s)) slots in
+  let own = List.map (fun s -> slot s (facts owned s)) slots in
   (* of what a functor made only the state counts *)
   let state s =
     match facts owned s with
     | ("function" | "other" | "module" | "functor result"), _, _, _, _, _ -> None
-    | found -> Some (slot owned s found)
+    | found -> Some (slot s found)
   in
   let nested = List.filter_map state (List.concat_map (Slots.of_result owned) slots) in
   [

@@ -84,11 +84,12 @@ def switches(folder: Path) -> list[Figure]:
             seen = ask(program, "s")
     finally:
         end(program)
+    half, most = percentile(paused, 50), percentile(paused, 99)
     return [
         Figure(f"mixed observations in {RELOADS} consistent reloads", mixed, "", 0,
                note=f"{seen} observations by {THREADS} busy threads"),
-        Figure("pause of a consistent reload, all its stops, p50", percentile(paused, 50), "ms"),
-        Figure("pause of a consistent reload, all its stops, p99", percentile(paused, 99), "ms"),
+        Figure("pause of a consistent reload, all its stops, p50", half, "ms"),
+        Figure("pause of a consistent reload, all its stops, p99", most, "ms"),
         Figure(f"mixed observations in {UNGUARDED} default reloads", unguarded, ""),
     ]  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Forked children are members of the target: every change reaches every process."""
 
+import itertools
+import threading
 from pathlib import Path
 
 from reloader.live.family import outsiders
@@ -48,6 +50,46 @@ def test_processes_that_end_or_execute_another_program_are_forgotten(tmp_path: P
         assert [program.at(0), program.at(3)] == [4000, 4000]
         assert session.process.pids() == [first, left]
         assert other not in session.process.pids()
+
+
+COUNT = 12
+
+
+def steps(done: int) -> str:
+    """Return the object after some edits: each changes one more function for the first time."""
+    functions = "".join(
+        f"int __attribute__((noinline)) g{row}(int n) {{ return n * {3 + (row < done)}; }}\n"
+        for row in range(COUNT)
+    )
+    total = " + ".join(f"g{row}(n)" for row in range(COUNT))
+    return f"{functions}int answer(int n) {{ return {total}; }}\n"
+
+
+def test_processes_that_come_and_go_all_the_time_are_right(tmp_path: Path) -> None:
+    with family(tmp_path, 1, steps(0)) as (program, session):
+        enough = threading.Event()
+
+        def come_and_go() -> None:
+            for number in itertools.count(2):
+                program.fork(number, parent=number % 2)
+                if number < 10:
+                    continue
+                program.tell(number, "q")
+                if enough.is_set():
+                    return
+
+        forking = threading.Thread(target=come_and_go)
+        forking.start()
+        try:
+            for done in range(1, COUNT + 1):
+                (part,) = program.compile(part=steps(done))
+                outcome = reload(session, part)
+                assert outcome.state == "live", outcome.error
+                assert outcome.stop_us
+        finally:
+            enough.set()
+            forking.join()
+        assert {program.at(index, 1) for index in range(10)} == {4 * COUNT}
 
 
 def test_a_child_of_vfork_is_not_a_process_of_its_own(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_function_with_another_type_is_refused_with_both_declarations(
     assert isinstance(problem, InterfaceProblem)
     assert problem.users == ("Main",)
     assert str(error) == (
-        "Foo: its interface changed, and Main use the old one\n"
+        "Foo: its interface changed; Main uses the old one\n"
         "    in the program: val show : t -> string\n"
         "    now:            val show : ?sep:string -> t -> string\n"
         "    Reload Main together with it, or restart.\n"

@@ -26,7 +26,7 @@ from reloader.linker.alone import Wishes, link_alone
 from reloader.linker.names import Names
 from reloader.live.commit import assign_slots
 from reloader.live.target import Allocation
-from tests.support.caml_runtime import Live, Place, entered, version
+from tests.support.caml_runtime import Live, Place, entered
 from tests.support.ocaml import Compiler, build, compiler_of
 from tests.support.ocaml_units import CACHE, command
 
@@ -154,7 +154,8 @@ def test_a_unit_whose_generic_functions_the_program_lacks_runs(
     made = build(compiler, tmp_path, {"unit_a.ml": PLAIN, "host.ml": HOST})
     with entered(made) as live:
         assert made.ask("7") == "7"
-        path = version(made, "unit_a", GREEDY)
+        made.write({"unit_a.ml": GREEDY})
+        path = made.compile("unit_a.ml")
         file = read_object(str(path), path.read_bytes())
         needed = pulled(live, archive_of(compiler), file)
         kinds = {Path(each.member).stem for each in needed}

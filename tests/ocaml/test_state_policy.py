@@ -10,7 +10,7 @@ from reloader.hosts.caml.changed_types import changed_types
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
 from reloader.hosts.caml.units import UnitInfo
 from tests.support.ocaml import Compiler, compiler_of
-from tests.support.ocaml_units import unit, unit_object
+from tests.support.ocaml_units import described, unit, unit_object
 
 BEFORE = """\
 type row = { mutable n : int }
@@ -171,6 +171,19 @@ def test_without_a_cmt_hidden_state_is_reset_and_says_so(
     plan = plan_state(replace(info, complete=False), info, Policy())
     assert plan.kept == ["counter"]
     assert "-bin-annot" in dict(plan.reset)["table"]
+
+
+def test_values_that_no_cmt_names_are_not_lost_in_silence(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    whole = unit(compiler, tmp_path, BEFORE, "val counter : int ref\n")
+    (tmp_path / "foo.cmt").unlink()
+    info = described(compiler, tmp_path / "foo.o")
+    size = unit_object(tmp_path / "foo.o").block_size
+    assert info.field_count < whole.field_count == size
+    plan = plan_state(info, info, Policy(), sizes=Sizes(size, size))
+    assert plan.kept == ["counter"]
+    assert "@check" in dict(plan.reset)["values behind the interface"]
 
 
 def test_the_report_has_a_line_for_each_fate(tmp_path: Path) -> None:

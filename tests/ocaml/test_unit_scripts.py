@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reloader.errors.ocaml import HookError, InitialiserError, PlaceMissingError
-from reloader.hosts.caml.runtime import Place, Script
+from reloader.hosts.caml.runtime import HOLDERS, Place, Script
 from tests.support.caml_runtime import Live, entered, version
 from tests.support.ocaml import Build, Compiler, build
 
@@ -24,6 +24,10 @@ let after () = failwith "after"
 DEEP = """
 let rec deep n = if n = 0 then 0 else 1 + deep (n - 1)
 let () = Printf.printf "%d " (deep 100_000)
+"""
+FAREWELL = """
+let () = at_exit (fun () -> print_endline "farewell")
+let () = raise Exit
 """
 ENDLESS = "let () = while true do ignore (Sys.opaque_identity (ref 0)) done\n"
 BOTTOMLESS = """
@@ -63,6 +67,20 @@ def test_an_initialiser_that_raises_fifty_times_leaves_no_trace(live: Live) -> N
     assert live.build.ask("name") == "first"
     assert live.build.ask("compact") == "compacted"
     assert mapped(live) - before < 1 << 20
+
+
+def test_what_a_failed_initialiser_left_behind_keeps_its_code(live: Live) -> None:
+    bad = version(live.build, "unit_a", more=FAREWELL)
+    unit = live.load(bad)
+    with pytest.raises(InitialiserError, match=r"raised Stdlib\.Exit") as caught:
+        live.runtime.run(live.script(unit, A_FIELDS))
+    assert caught.value.still_known == 1
+    held = live.runtime.retire([unit.place.code_begin])[0]
+    assert HOLDERS[held.kind] == "a block of the heap"
+    child = live.build.process
+    assert child is not None
+    assert child.communicate("name\n")[0] == "first\nfarewell\n"
+    assert child.returncode == 0
 
 
 def test_a_transaction_whose_second_unit_raises_is_undone_in_the_first(
@@ -108,7 +126,9 @@ def test_functions_are_called_around_a_swap_and_one_that_raises_undoes_it(live: 
     again = live.load(version(live.build, "unit_a", FIRST, THIRD, HOOKS))
     script = live.script(again, A_FIELDS)
     script.call("Unit_a.after", Place(again.place.block, (7,)))
-    with pytest.raises(HookError, match=r"Unit_a\.after raised"):
+    with pytest.raises(
+        HookError, match=r"Unit_a\.after, which the configuration names, raised Failure"
+    ):
         live.runtime.run(script)
     assert live.build.ask("name") == "second"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.ocaml import PROGRAMS, ROOT, Build, Compiler, build, dune_build
+from tests.support.ocaml import DUNE_TARGETS, PROGRAMS, ROOT, Build, Compiler, build, dune_build
 
 RELOADER = [sys.executable, "-m", "reloader"]
 
@@ -102,7 +102,7 @@ def server_of(compiler: Compiler, folder: Path) -> Generator[Project]:
     executable = dune_build(compiler, folder).relative_to(folder)
     program = Build(compiler, folder, name=str(executable))
     made = Project(program)
-    build_command = f"{compiler.bin / 'dune'} build ./main.exe"
+    build_command = f"{compiler.bin / 'dune'} build {' '.join(DUNE_TARGETS)}"
     objects = str(executable.parent / ".main.eobjs" / "native" / "*.o")
     try:
         made.run(options=["--build", build_command, "--source", "*.ml", "--watch", objects])

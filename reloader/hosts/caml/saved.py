@@ -11,7 +11,7 @@ from typing import Final
 
 from reloader.hosts.caml.transaction import Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace
-from reloader.hosts.caml.units import slot_from_json, unit_from_json
+from reloader.hosts.caml.units import plain, slot_from_json, unit_from_json
 from reloader.live.program import Key
 
 UNIT: Final = "unit "
@@ -29,7 +29,7 @@ def save_unit(unit: Unit) -> str:
         "info": unit.info.to_json(),
         "block": unit.block,
         "faces": [
-            [face.block, [asdict(slot) for slot in face.slots], sorted(face.outdated)]
+            [face.block, [plain(slot) for slot in face.slots], sorted(face.outdated)]
             for face in unit.faces
         ],
         "code_begin": unit.code_begin,

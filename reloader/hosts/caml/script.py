@@ -6,7 +6,7 @@ together if one raises.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,24 +22,11 @@ CALL: Final = 6
 DEPTH: Final = 4  # modules inside modules that a place may go through
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A field of a module block, or of a module in it, and so on."""
 
     block: int
     chain: tuple[int, ...]  # the index at each depth
-
-    def words(self) -> list[int]:
-        """Return it as the agent reads it.
-
-        Raises:
-            ValueError: It is deeper than the agent goes.
-        """
-        if not 0 < len(self.chain) <= DEPTH:
-            msg = f"a place goes through 1 to {DEPTH} blocks, not {len(self.chain)}"
-            raise ValueError(msg)
-        padding = (0,) * (DEPTH - len(self.chain))
-        return [self.block, len(self.chain), *self.chain, *padding]
 
 
 Move = tuple[Place, Place]  # a place in what was live, and in what is new
@@ -79,7 +66,7 @@ class Script:
 
     def call(self, function: str, place: Place) -> None:
         """Call a function with unit."""
-        self._begin(function, CALL, *place.words())
+        self._begin(function, CALL, *words_of([place]))
 
     def calls(self) -> int:
         """Return how many times OCaml code is called."""
@@ -95,5 +82,22 @@ class Script:
 
     def _moves(self, unit: str, op: int, moves: Sequence[Move]) -> None:
         self._begin(unit, op, len(moves))
-        for old, new in moves:
-            self.words += old.words() + new.words()
+        self.words += words_of([place for move in moves for place in move])
+
+
+def words_of(places: Sequence[Place]) -> list[int]:
+    """Return places as the agent reads them.
+
+    Raises:
+        ValueError: One is deeper than the agent goes.
+    """
+    blocks, chains = [place.block for place in places], [place.chain for place in places]
+    depths = [len(chain) for chain in chains]
+    if not all(0 < depth <= DEPTH for depth in depths):
+        msg = f"a place goes through 1 to {DEPTH} blocks, not {max(depths)}"
+        raise ValueError(msg)
+    rows = np.zeros((len(places), 2 + DEPTH), np.uint64)
+    rows[:, 0], rows[:, 1] = blocks, depths
+    for depth in range(max(depths, default=0)):
+        rows[:, 2 + depth] = [chain[depth] if depth < len(chain) else 0 for chain in chains]
+    return rows.reshape(-1).tolist()

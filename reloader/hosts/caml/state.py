@@ -30,7 +30,10 @@ KEPT_KINDS: Final = frozenset({
 OTHER_STATE: Final = frozenset({"lazy", "first-class module", "functor result"})
 NEVER_KEPT: Final = frozenset({FUNCTION, "class", "module"})
 MOVED: Final = "the fields of the compiled unit are not those of its .cmt file"
-UNSEEN: Final = "there is no .cmt file that tells what the interface hides (-bin-annot)"
+UNSEEN: Final = (
+    "there is no .cmt file that tells what the interface hides: compile with -bin-annot; "
+    "with dune, build @check too"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ def plan_state(
     if problems:
         raise IncompatibleUnitsError(problems)
     _note_the_rest(plan, before, after, set(new_slots))
+    if sizes is not None and not after.complete and sizes.after > after.field_count:
+        plan.reset.append(("values behind the interface", UNSEEN))
     return plan
 
 

@@ -6,7 +6,7 @@ through JSON and back unchanged.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 Crcs = dict[str, str | None]  # unit -> hex checksum, None: not relied on
@@ -88,7 +88,12 @@ class UnitInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole as JSON data."""
-        return asdict(self)
+        found = plain(self)
+        if self.implementation is not None:
+            found["implementation"] = plain(self.implementation)
+        for rows in ("slots", "types", "constructors"):
+            found[rows] = [plain(row) for row in found[rows]]
+        return found
 
 
 def shown_unit(name: str) -> str:
@@ -96,6 +101,11 @@ def shown_unit(name: str) -> str:
     for prefix in ("Dune__exe__", "dune__exe__"):
         name = name.removeprefix(prefix)
     return name.replace("__", ".")
+
+
+def plain(row: UnitInfo | Implementation | Slot | Declaration) -> dict[str, Any]:
+    """Return the fields of a record; `asdict` copies what is in them, and is slow."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def unit_from_json(data: dict[str, Any]) -> UnitInfo:
