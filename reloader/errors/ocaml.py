@@ -258,3 +258,19 @@ class NoSuchFunctionError(RefusedError):
             f"reloader.toml names {name} in [ocaml], and no unit of the program has such a "
             f"toplevel function; its reloadable units are {', '.join(units)}. {UNTOUCHED}"
         )
+
+
+class BlockedInitialiserError(ReloaderError):
+    """An initialiser waits in a system call or a C function, and the program with it."""
+
+    code = "ocaml-blocked"
+
+    def __init__(self, units: Sequence[str], seconds: float) -> None:
+        self.units, self.seconds = tuple(units), seconds
+        super().__init__(
+            f"the initialiser of {' or '.join(units)} has been in a system call or a C function "
+            f"for longer than the {seconds:g} s that it may take ([ocaml] initialiser_s). It is "
+            "interrupted once that returns, and all of this reload is undone; until then the "
+            "version before is live, and nothing else is reloaded. Take the wait out of the "
+            "unit's toplevel and save again."
+        )

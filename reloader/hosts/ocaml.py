@@ -16,7 +16,9 @@ import numpy as np
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
+from reloader.errors.live import AgentBusyError
 from reloader.errors.ocaml import (
+    BlockedInitialiserError,
     HookError,
     InitialiserError,
     NoSuchFunctionError,
@@ -200,10 +202,13 @@ class Ocaml:
         needed = max(self.world.position(change.info) for change in changes)
         try:
             done = self.runtime.run(script, token=generation, globals_needed=needed)
-        except (InitialiserError, HookError, PlaceMissingError):
+        except (InitialiserError, HookError, PlaceMissingError, AgentBusyError) as error:
             plan.left = True
             for change in changes:
                 self.register(change.place)
+            if isinstance(error, AgentBusyError):
+                names = [change.info.shown for change in changes]
+                raise BlockedInitialiserError(names, self.runtime.patience_ms / 1e3) from error
             raise
         plan.stop_us += done.inside_us
         found = iter(done.pairs)
@@ -369,6 +374,7 @@ def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
 
     runtime = Runtime.attach(cast("Process", program.target), find)
     runtime.limit_ms = round(config.limit_s * 1e3)
+    runtime.patience_ms = round(config.initialiser_s * 1e3)
     return runtime
 
 

@@ -25,8 +25,8 @@ from stubs import layout
 __all__ = ["Pair", "Place", "Retired", "RunResult", "Runtime", "Script"]
 
 LIMIT_MS: Final = 10_000  # to reach a safe point
-PATIENCE_MS: Final = 30_000  # for one initialiser
-_SLACK: Final = 30.0  # seconds more that the agent may take for the work itself
+PATIENCE_MS: Final = 5_000  # for one initialiser
+_SLACK: Final = 10.0  # seconds more that the agent may take for the work itself
 _HEADER: Final = 8  # words of the reply to a script
 _DONE, _GAVE_UP, _RAISED, _HOOK_RAISED, _NO_PLACE = range(5)
 _THREAD_LOCAL: Final = b"caml_state"

@@ -13,3 +13,4 @@ class OcamlConfig:
     before: tuple[str, ...] = ()  # functions called with () before a swap, `Foo.pause`
     after: tuple[str, ...] = ()  # and after it
     limit_s: float = 10.0  # how long to wait for a point where units can be replaced
+    initialiser_s: float = 5.0  # how long an initialiser may run; the program waits for it
