@@ -38,9 +38,7 @@ class Opened:
     notes: list[str] = field(default_factory=list[str])
 
 
-def open_new(
-    process: Process, files: Contents, known: Sequence[ObjectFile] = ()
-) -> Opened:
+def open_new(process: Process, files: Contents, known: Sequence[ObjectFile] = ()) -> Opened:
     """Match watched files with the executable that runs.
 
     Args:

@@ -144,6 +144,7 @@ class Questions:
         found = [key for key in keys if key[1] == member and key[0] in {path, full}]
         found = found or [key for key in keys if name in {short(key[0]), key[1]}]
         found = found or [key for key in keys if f"{short(key[0])}({key[1]})" == name]
+        found = found or session.program.host.objects_named(name)
         if len(found) != 1:
             shown = sorted({f"{short(p)}({m})" if m else short(p) for p, m in keys})
             near = [word for word in shown if name[:3] in word][:5]

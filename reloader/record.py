@@ -21,7 +21,7 @@ from reloader.live.objects import LiveObject
 from reloader.live.persist import pack
 from reloader.live.plan import Plan
 from reloader.live.process import Process
-from reloader.live.program import Program
+from reloader.live.program import Key, Program
 from reloader.live.target import Allocation
 from reloader.opening import Opened
 from reloader.outcome import Outcome
@@ -45,6 +45,8 @@ class StateJournal:
     # what is decided in the process and could not be written down (a full disk): it is written
     # before anything else is prepared, since a later daemon goes by the last prepared row
     owed: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    # of the version of each object that was recorded last
+    names: dict[Key, Sequence[bytes]] = field(default_factory=dict[Key, Sequence[bytes]])
 
     def begin(self, kind: Kind) -> None:
         """Expect an attempt."""
@@ -106,6 +108,14 @@ class StateJournal:
                 owner = self.store.ledger.object_id(self.target, *file.key)
                 columns = changed_symbols(self.program, plan, row)
                 self.store.ledger.update_symbols(self.target, owner, generation, columns)
+                self.drop_symbols(owner, self.program.objects[file.key].file)
+
+    def drop_symbols(self, owner: int, file: ObjectFile) -> None:
+        """Write down that an object's new version has some symbols no more."""
+        if self.names.get(file.key) != file.symbol_names:
+            names = {name.decode("utf-8", "replace") for name in file.symbol_names}
+            self.store.ledger.keep_symbols(self.target, owner, names)
+            self.names[file.key] = file.symbol_names
 
     def failed(self, generation: Generation, error: BaseException) -> None:
         """Write down why it was undone."""

@@ -1,7 +1,8 @@
 """Replay: a program that is started again gets the code that was live when its last run ended.
 
 With the same build-id the last run's objects are linked again at this process's addresses, all
-as one transaction; under `reloader run` that is done before its main. A version that the
+as one transaction; under `reloader run` that is done before its main, or where the program's
+language takes new code for the first time, and then the program waits there. A version that the
 program crashed in is left out, with what became live together with it. A rebuilt program has
 another build-id: then it is only said what is in it already and what is not.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
+from reloader.errors.live import AgentCommandError
 from reloader.live.process import Process
 from reloader.opening import running_image
 from reloader.outcome import Outcome, short
@@ -56,6 +58,12 @@ def linked_before(process: Process, store: Store) -> list[ObjectFile]:
     return found
 
 
+def rows_before(exe: str, store: Store) -> dict[str, str]:
+    """Return what the language's host wrote down of the last run of an executable."""
+    before = store.targets.previous(exe, sys.maxsize)
+    return store.resume.host(before.id) if before else {}
+
+
 def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) -> Replayed:
     """Make live what was live when the program's last run ended.
 
@@ -93,10 +101,24 @@ def reload_versions(session: "Session", versions: list[ObjectVersion]) -> Outcom
     session.journal.begin("replay")
     try:
         objects = [session.version(version) for version in versions]
-    except StateError as error:
+        held = session.begin is not None and hold(session, versions)
+    except (StateError, AgentCommandError) as error:
         names = [shown(version) for version in versions]
         return session.decided(error, [], names, began, "replay")
-    return session.reload_objects(objects, began, "replay")
+    try:
+        return session.reload_objects(objects, began, "replay")
+    finally:
+        if held:
+            session.program.host.go_on()
+
+
+def hold(session: "Session", versions: list[ObjectVersion]) -> bool:
+    """Let a program that is before its main come to where its language takes new code."""
+    keys = [(version.path, version.member) for version in versions]
+    held = session.program.host.hold(keys)
+    if held and session.begin:
+        session.begin()
+    return held
 
 
 def changed_versions(store: Store, target: int) -> list[ObjectVersion]:

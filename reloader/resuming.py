@@ -72,10 +72,10 @@ def known_target(process: Process, store: Store) -> int | None:
 
 def follow(process: Process, store: Store, target: int) -> bool:
     """Go on with what a program has forked if it has ended; return whether any is left."""
-    before = process.pid
     if not process.follow():
         return False
-    if process.pid != before:
+    row = store.targets.get(target)
+    if row is not None and row.pid != process.pid:  # an undo may have followed it already
         store.targets.follow(target, pid=process.pid, start_time=process.start_time)
     return True
 
@@ -138,9 +138,21 @@ def open_known(
     return opened
 
 
-def take_host(opened: Opened, ocaml: OcamlConfig, rows: Mapping[str, str]) -> None:
-    """Let a program's language decide, and let its libraries be pulled from."""
-    opened.program.host, notes = choose_host(opened.program, ocaml, rows)
+def take_host(
+    opened: Opened,
+    ocaml: OcamlConfig,
+    rows: Mapping[str, str],
+    earlier: Mapping[str, str] | None = None,
+) -> None:
+    """Let a program's language decide, and let its libraries be pulled from.
+
+    Args:
+        opened: The program.
+        ocaml: What the project says of OCaml.
+        rows: What an earlier daemon's host wrote down of this process.
+        earlier: And of an earlier run of the program.
+    """
+    opened.program.host, notes = choose_host(opened.program, ocaml, rows, earlier)
     opened.notes += notes
     for library in opened.program.host.libraries():
         archive = read_archive(str(library), library.read_bytes())

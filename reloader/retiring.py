@@ -46,7 +46,7 @@ class Retiring:
         self.retirer = Retirer()
         self.known = False  # whether a runtime has to forget some of it first
         self.next_release = 0.0  # `time.monotonic()` from which it is asked to
-        self.holds: list[Hold] = []  # what it said the last time
+        self.holds = list[Hold]()  # what it said the last time
         self.retained_size = 0  # bytes of superseded memory that a rollback would flip back to
         self._marked: set[int] = set()  # what the state knows to be superseded
         self._gone_since: dict[int, int] = {}  # slot of a function that is gone -> generation

@@ -100,6 +100,7 @@ def record_return(
         for live in lives:
             owner = store.ledger.object_id(target, *live.file.key)
             store.ledger.replace_symbols(target, owner, number, all_symbols(program, live))
+            journal.names.pop(live.file.key, None)
 
 
 def settle_return(

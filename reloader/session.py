@@ -40,7 +40,7 @@ from reloader.plugins import Event, Plugins
 from reloader.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.reload import Options, reload
 from reloader.remap import remap
-from reloader.replay import linked_before
+from reloader.replay import linked_before, rows_before
 from reloader.report import changed_names, data_notes, family_notes
 from reloader.resuming import follow, known_target, open_known, take_host
 from reloader.retiring import Retiring
@@ -90,6 +90,7 @@ class Session:
         self.journal = StateJournal(store, target, self.program)
         self.owns_store = False
         self.together_s: float | None = None  # reload at one instant, and how long to wait
+        self.begin: Callable[[], None] | None = None  # lets a program run that is before main
         self.hooks: Hooks | None = None  # what the user wants done before and after
         self.before_step: Callable[[str], None] = lambda _: None  # tests kill somebody there
 
@@ -130,7 +131,8 @@ class Session:
             opened = open_known(process, store, target, watched, ocaml or OcamlConfig())
         else:
             opened = open_new(process, watched, linked_before(process, store))
-            take_host(opened, ocaml or OcamlConfig(), {})
+            earlier = rows_before(opened.program.image.path, store)
+            take_host(opened, ocaml or OcamlConfig(), {}, earlier)
             target = record_opened(store, process, opened, how)
             store.resume.put_host(target, opened.program.host.rows())
         # What is known of the program stays: a collection in the middle of a reload need not

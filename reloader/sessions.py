@@ -5,7 +5,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ class Sessions(Questions):
         """Open a program that waits before its main."""
         pid = adopted.process.pid
         try:
-            self._open(attended, adopted.process, "run")
+            self._open(attended, adopted.process, "run", adopted.release)
             if link:
                 began = time.time()
                 outcome = load_program(self._session(attended), link)
@@ -114,7 +115,13 @@ class Sessions(Questions):
         self._numbers += 1
         return Attended(self._numbers, self.host, self.config, options)
 
-    def _open(self, attended: Attended, process: Process, how: str) -> TargetAnswer:
+    def _open(
+        self,
+        attended: Attended,
+        process: Process,
+        how: str,
+        begin: Callable[[], None] | None = None,
+    ) -> TargetAnswer:
         """Match the program with its objects and begin to watch."""
         for other in list(self._programs.values()):  # its last run may have ended just now
             if not self._session(other).process.alive():
@@ -123,9 +130,14 @@ class Sessions(Questions):
             self.host.progress("matching objects with the program")
             watched = attended.start()
             attended.session = Session.open(
-                process, self.store, watched, how=how, plugins=self.plugins,
+                process,
+                self.store,
+                watched,
+                how=how,
+                plugins=self.plugins,
                 ocaml=self.config.ocaml,
             )
+            attended.session.begin = begin
             attended.session.configure(self.config, self.host.folder)
             if attended.options.consistent:
                 attended.session.together_s = self.config.consistent_limit_s
@@ -291,7 +303,8 @@ class Sessions(Questions):
                     EventKind.RETIRED,
                     {"freed_size": report.freed_size, "stop_us": report.stop_us},
                 )
-        self.store.tidy()
+        with suppress(StateError):  # the next reload says that nothing can be written
+            self.store.tidy(self.config.keep)
         self._wake.set()
 
 

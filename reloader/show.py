@@ -41,7 +41,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: str =
         rows: Texts, as many as columns.
         right: Names of right-aligned columns, with spaces between.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[local(str(cell)) for cell in row] for row in rows]
     aligned = [name in right.split() for name in columns]
     if sys.stdout.isatty():
         return _rich_table(columns, cells, aligned)

@@ -93,7 +93,9 @@ WORK: Final[dict[str, Callable[[Engine, Params], object]]] = {
     "attach": lambda e, p: e.attach(p.take("pid", int), p.watch()),
     "detach": lambda e, p: e.detach(p.target()),
     "load": lambda e, p: e.load(
-        p.texts("paths"), p.target(), p.texts("reinit"),
+        p.texts("paths"),
+        p.target(),
+        p.texts("reinit"),
         consistent=p.maybe("consistent", bool) or False,
     ),
     "unload": lambda e, p: e.unload(p.take("path", str), p.target()),

@@ -91,11 +91,6 @@ class Database:
         with self._read_lock, self._translated("read it"):
             return self._reader.conn.execute(sql, parameters).fetchall()
 
-    def checkpoint(self) -> None:
-        """Move the log's pages into the database file; the log starts anew."""
-        with self._write_lock, self._translated("tidy it up"):
-            self._writer.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
     def fold(self) -> None:
         """Move the log's pages into the database file if there are many; wait for nobody."""
         log = self.path.with_name(f"{self.path.name}-wal")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from state.database import Database
     from state.rows import NewAllocation, ObjectVersion, SlotRow, SymbolColumns
@@ -114,6 +115,16 @@ class Ledger:
             conn.executemany(
                 _INSERT_SYMBOL, _symbol_rows(target, object_id, generation, columns)
             )
+
+    def keep_symbols(self, target: int, object_id: int, names: AbstractSet[str]) -> None:
+        """Supersede the symbols of an object that its new version has no more."""
+        with self._db.transaction("record symbols") as conn:
+            found = conn.execute(
+                "SELECT id, name FROM symbols WHERE target=? AND object=? AND live=1",
+                (target, object_id),
+            ).fetchall()
+            gone = [(row,) for row, name in found if name not in names]
+            conn.executemany("UPDATE symbols SET live=0 WHERE id=?", gone)
 
     def restore_symbols(self, target: int, object_id: int, generation: int) -> None:
         """Take back the symbols a generation made live, for a reload that is undone."""

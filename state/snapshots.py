@@ -24,22 +24,16 @@ if TYPE_CHECKING:
 
 _SMALL: Final = 64 << 10  # bytes that go into the row
 
-# digests that must stay: of everything live now, and of what was linked and the newest
-# generations of every target that lives, and of the newest of each executable: who starts it
-# again gets that
+# digests that must stay: of what is live now, and of all versions that are remembered of every
+# target that lives and of the newest of each executable: who starts it again gets that
 _NOT_KEPT: Final = """
     SELECT digest, path, size FROM snapshots WHERE digest NOT IN (
-    SELECT versions.digest FROM versions
-      JOIN targets ON targets.id = versions.target
-     WHERE versions.digest IS NOT NULL
-       AND (targets.ended IS NULL
-        OR targets.id IN (SELECT max(id) FROM targets GROUP BY exe))
-       AND (versions.generation = 0
-        OR versions.generation > (SELECT coalesce(max(generation), 0) - ? FROM generations
-                                   WHERE generations.target = versions.target))
-    UNION
-    SELECT objects.digest FROM objects
-     WHERE objects.digest IS NOT NULL AND objects.target IN (
+    SELECT digest FROM (
+           SELECT target, digest FROM versions
+            UNION ALL SELECT target, digest FROM objects
+            UNION ALL SELECT target, json_extract(value, '$.digest')
+                        FROM generations, json_each(objects) WHERE state='prepared')
+     WHERE digest IS NOT NULL AND target IN (
            SELECT id FROM targets WHERE ended IS NULL
             UNION SELECT max(id) FROM targets GROUP BY exe))
 """
@@ -107,18 +101,11 @@ class Snapshots:
         found = self._db.raw("SELECT data IS NOT NULL FROM snapshots WHERE digest=?", (digest,))
         return bool(found and found[0][0]) or self._path(digest).exists()
 
-    def prune(self, keep: int) -> int:
-        """Remove snapshots that no kept generation names.
-
-        Args:
-            keep: How many of the newest generations of each living target stay loadable.
-
-        Returns:
-            The bytes that were removed.
-        """
+    def prune(self) -> int:
+        """Remove snapshots that no version which is remembered names; return their bytes."""
         removed = 0
         with self._db.transaction("prune object snapshots") as conn:
-            for digest, path, size in conn.execute(_NOT_KEPT, (keep,)).fetchall():
+            for digest, path, size in conn.execute(_NOT_KEPT).fetchall():
                 if path:
                     (self._folder / path).unlink(missing_ok=True)
                 self._known.discard(digest)

@@ -16,6 +16,7 @@ from state.journal import Journal
 from state.ledger import Ledger
 from state.query import Query
 from state.resume import Resume
+from state.retention import prune_history
 from state.rows import Json, encode
 from state.snapshots import Snapshots
 from state.targets import Targets
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-_EVENTS_KEPT: Final = 10_000
 _FILE: Final = "state.db"
+_PRUNE_EVERY: Final = 500  # attempts: a reload that comes just then waits for it
 
 
 class Store:
@@ -52,6 +53,7 @@ class Store:
         self.resume = Resume(self._db)
         self.crashes = Crashes(self._db)
         self.snapshots = Snapshots(self._db, folder)
+        self._pruned_at = 0  # how many attempts there had been
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -85,23 +87,24 @@ class Store:
         """Remove what the retention policy does not keep.
 
         Args:
-            keep: How many of the newest generations of a living target stay loadable.
+            keep: How many of the newest generations of a target stay loadable.
 
         Returns:
             The bytes of snapshots that were removed.
         """
-        removed = self.snapshots.prune(keep)
-        with self._db.transaction("prune events") as conn:
-            conn.execute(
-                "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?",
-                (_EVENTS_KEPT,),
-            )
-        self._db.checkpoint()
-        return removed
+        prune_history(self._db, keep)
+        return self.snapshots.prune()
 
-    def tidy(self) -> None:
-        """Move what was committed into the database file, if it is much; takes some 10 ms."""
+    def tidy(self, keep: int) -> None:
+        """Move what was committed into the database file, if it is much; prune now and then.
+
+        It takes some 10 ms when there is something to do.
+        """
         self._db.fold()
+        ((attempts,),) = self._db.raw("SELECT coalesce(max(rowid), 0) FROM generations")
+        if attempts >= self._pruned_at + _PRUNE_EVERY:
+            self._pruned_at = attempts
+            self.prune(keep)
 
     def deleted(self) -> bool:
         """Return whether the database was deleted or replaced while it is open here.

@@ -59,9 +59,7 @@ def mode_options(command: Callable[..., T]) -> Callable[..., T]:
     return command
 
 
-def modes(
-    *, consistent: bool, no_replay: bool, replay_crashed: bool
-) -> dict[str, bool | None]:
+def modes(*, consistent: bool, no_replay: bool, replay_crashed: bool) -> dict[str, bool | None]:
     """Return them as the daemon takes them; what was not given is left to the configuration."""
     return {
         "consistent": consistent or None,

@@ -85,7 +85,6 @@ class Archive:
         name = self.members[row].name
         return read_object(self.path, self.content(row), name, machine=machine)
 
-
     def objects(self, *, machine: int = EM_X86_64) -> list[ObjectFile]:
         """Return all members as objects.
 

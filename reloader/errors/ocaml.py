@@ -241,9 +241,9 @@ class RunningUnitError(RefusedError):
     def __init__(self, object_name: str, unit: str) -> None:
         self.object_name, self.unit = object_name, unit
         super().__init__(
-            f"{object_name}: the program is inside the toplevel of {unit}, which would be run a "
-            f"second time beside itself. {UNTOUCHED} Restart the program for this change; what "
-            "is to be reloaded belongs into units that the loop calls."
+            f"{object_name}: the program is inside the toplevel of {unit}, which would be"
+            f" run a second time beside itself. {UNTOUCHED} Restart the program for this"
+            " change; what is to be reloaded belongs into units that the loop calls."
         )
 
 
@@ -268,9 +268,9 @@ class BlockedInitialiserError(ReloaderError):
     def __init__(self, units: Sequence[str], seconds: float) -> None:
         self.units, self.seconds = tuple(units), seconds
         super().__init__(
-            f"the initialiser of {' or '.join(units)} has been in a system call or a C function "
-            f"for longer than the {seconds:g} s that it may take ([ocaml] initialiser_s). It is "
-            "interrupted once that returns, and all of this reload is undone; until then the "
-            "version before is live, and nothing else is reloaded. Take the wait out of the "
-            "unit's toplevel and save again."
+            f"the initialiser of {' or '.join(units)} has been in a system call or a C function"
+            f" for longer than the {seconds:g} s that it may take ([ocaml] initialiser_s). It"
+            " is interrupted once that returns, and all of this reload is undone; until then"
+            " the version before is live, and nothing else is reloaded. Take the wait out of"
+            " the unit's toplevel and save again."
         )

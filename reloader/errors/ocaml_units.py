@@ -37,9 +37,7 @@ class InterfaceProblem:
     def __str__(self) -> str:
         """Return each declaration before and after, and who has to be rebuilt."""
         use = "uses" if len(self.users) == 1 else "use"
-        lines = [
-            f"{self.unit}: its interface changed; {listed(self.users)} {use} the old one"
-        ]
+        lines = [f"{self.unit}: its interface changed; {listed(self.users)} {use} the old one"]
         for before, after in self.rows:
             lines += both(before, after)
         lines.append(f"    Reload {listed(self.users)} together with it, or restart.")
@@ -58,11 +56,11 @@ class TypeProblem:
 
     def __str__(self) -> str:
         """Return the declaration before and after."""
-        return "\n".join([
-            f"{self.unit}: type {self.path} changed; {listed(self.users)} may hold old values",
-            *both(self.before, self.after),
-            "    The new code would misread them. Restore the type, or restart.",
-        ])
+        users = listed(self.users)
+        lines = [f"{self.unit}: type {self.path} changed; {users} may hold old values"]
+        lines += both(self.before, self.after)
+        lines.append("    The new code would misread them. Restore the type, or restart.")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

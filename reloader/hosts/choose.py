@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.hosts.caml.globals_map import SYMBOL
+from reloader.hosts.caml.saved import versions
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.unit_object import is_unit
 from reloader.hosts.caml.world import open_world
@@ -38,7 +39,10 @@ class Unready(Plain):
 
 
 def choose_host(
-    program: Program, config: OcamlConfig, rows: Mapping[str, str]
+    program: Program,
+    config: OcamlConfig,
+    rows: Mapping[str, str],
+    earlier: Mapping[str, str] | None = None,
 ) -> tuple[Host, list[str]]:
     """Return what decides for a program's language, and what the user should know.
 
@@ -46,6 +50,7 @@ def choose_host(
         program: Its objects are matched.
         config: What the project says of OCaml.
         rows: What an earlier daemon's host wrote down.
+        earlier: What was written down of an earlier run of the program.
     """
     image = program.image
     if SYMBOL not in image.symtab.name and SYMBOL not in image.dynsym.name:
@@ -54,6 +59,7 @@ def choose_host(
         return Plain(), []
     try:
         world = open_world(image, config)
+        world.take_versions(versions({**(earlier or {}), **rows}))
         host = Ocaml(program, enter_runtime(program, config), world, rows)
     except ReloaderError as error:
         return Unready(error), [f"OCaml units cannot be reloaded: {error}"]

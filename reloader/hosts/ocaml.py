@@ -7,7 +7,7 @@ carried over. Closed functions that somebody captured long ago are reached as we
 `forwarding`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -27,10 +27,12 @@ from reloader.errors.ocaml import (
 )
 from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
+from reloader.hosts.caml.memory import inside, parts_of
 from reloader.hosts.caml.order import initialisation_order
 from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Pair, Runtime
 from reloader.hosts.caml.script import Place, Script
 from reloader.hosts.caml.settings import OcamlConfig
+from reloader.hosts.caml.shapes import LiveShapes
 from reloader.hosts.caml.state import Sizes, StatePlan
 from reloader.hosts.caml.swapping import after, needs_block, pairs, swap_units
 from reloader.hosts.caml.symbols import symbols_meant
@@ -75,8 +77,10 @@ class Ocaml:
         self.world = world
         self.units: dict[Key, Unit] = {}
         self.unfit: dict[Key, ReloaderError] = {}  # live, but nothing tells what they are
+        self.shapes = LiveShapes()
         self.registered: dict[int, UnitPlace] = {}  # by code_begin: what the runtime knows
         self._forgotten: set[int] = set()  # where code and data of others were
+        self.unused = False  # nobody has seen the state of units to come: it begins anew
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
         known = dict(saved.saved_units(rows))
@@ -110,6 +114,12 @@ class Ocaml:
     def whole(self, file: ObjectFile) -> bool:
         """Units are replaced as a whole: their data is made anew by their initialiser."""
         return self.object_of(file) is not None
+
+    def expect(self, files: Sequence[ObjectFile]) -> None:
+        """Let the inspector read the first of new versions while their graph is built."""
+        first = next((file for file in files if self.whole(file)), None)
+        if first is not None:
+            self.world.expect(first)
 
     def isolate(self, graph: LinkGraph) -> None:
         """Let units refer to themselves directly, and to each other by the blocks they know.
@@ -170,13 +180,15 @@ class Ocaml:
         """Return what a transaction does to one unit."""
         info, before = self.world.info(file), self.units.get(file.key)
         state = StatePlan.empty()
-        if before:
+        if before and not self.unused:
             sizes = Sizes(before.object.block_size, unit.block_size)
             state = self.world.state(before.info, info, sizes)
         place = place_of(graph, row, unit)
         changed = self.world.changed
         functions = pairs(before.info if before else None, info, changed)
-        return Change(file, unit, info, before, place, state, functions, changed)
+        live = self.program.objects.get(file.key)
+        old = live.file if live and before else None
+        return Change(file, unit, info, before, old, place, state, functions, changed)
 
     def version(self, live: LiveObject) -> LiveObject:
         """Let others know a unit by the block that every swap stores into."""
@@ -215,7 +227,6 @@ class Ocaml:
         for change in changes:
             rows = [next(found) if old else None for old, _ in change.functions]
             self.forward(change, rows)
-            plan.functions += [f"{change.info.shown}.{new.path}" for _, new in change.functions]
             plan.notes += change.state.notes()
         forwarding.jump(self.program, plan)
 
@@ -264,6 +275,9 @@ class Ocaml:
         if plan.details is None:
             return
         for change in cast("Details", plan.details).changes:
+            functions, notes = self.shapes.difference(change)
+            plan.functions += functions
+            plan.notes += notes
             self.units[change.file.key] = after(change)
             self.register(change.place)
             self.world.adopt(change.file)
@@ -280,9 +294,12 @@ class Ocaml:
             if plan.details is None:
                 return {}
             changes = cast("Details", plan.details).changes
-        units = [after(change) for change in changes] if plan else self.units.values()
+        units = [(after(change), change.file) for change in changes]
+        if plan is None:
+            objects = self.program.objects
+            units = [(unit, objects[key].file) for key, unit in self.units.items()]
         known = self.registered | {row.place.code_begin: row.place for row in changes}
-        rows = {saved.unit_name(unit.key): saved.save_unit(unit) for unit in units}
+        rows = saved.save_units(units, original=plan is None and not known)
         return {**rows, saved.REGISTERED: saved.save_places(known.values())}
 
     def swapped(self, generation: int) -> bool:
@@ -336,6 +353,34 @@ class Ocaml:
         files = [self.program.objects[key].file for key in self.units]
         return symbols_meant(name, [unit.info.name for unit in self.units.values()], files)
 
+    def objects_named(self, name: str) -> list[Key]:
+        """Return the objects of the unit that people mean by `Greet`, `greet.ml`, `greet.o`."""
+        stem = Path(name).stem.lower()
+        return [
+            key
+            for key, unit in self.units.items()
+            if stem in {unit.info.shown.lower(), unit.info.shown.lower().rpartition(".")[2]}
+        ]
+
+    def hold(self, keys: Sequence[Key]) -> bool:
+        """Let a program that waits before main come to where units are initialised.
+
+        Raises:
+            AgentCommandError: It is further already.
+        """
+        infos = [self.units[key].info for key in keys if key in self.units]
+        self.unused = self.world.are_neighbours(infos)
+        found = self.program.index.find(self.world.entry_after(infos)) if infos else None
+        entry = int(found.addr[found.found][:1].sum()) if found else 0
+        if entry:
+            self.runtime.hold(entry)
+        return bool(infos)
+
+    def go_on(self) -> None:
+        """Let the program run on."""
+        self.unused = False
+        self.runtime.go_on()
+
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget units that nothing reaches.
 
@@ -376,18 +421,3 @@ def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
     runtime.limit_ms = round(config.limit_s * 1e3)
     runtime.patience_ms = round(config.initialiser_s * 1e3)
     return runtime
-
-
-def inside(memory: Allocation, addrs: Iterable[int]) -> bool:
-    """Return whether any address is in a piece of memory."""
-    start, end = int(memory.addr), int(memory.addr) + memory.size
-    return any(start <= at < end for at in addrs)
-
-
-def parts_of(memory: Sequence[Allocation], place: UnitPlace) -> list[int]:
-    """Return the pieces of memory that a unit's code and its data are in, 0 for none."""
-    starts = np.array([int(part.addr) for part in memory], np.uint64)
-    ends = starts + np.array([part.size for part in memory], np.uint64)
-    both = np.array([place.code_begin, place.data_begin], np.uint64)[:, None]
-    inside = (starts <= both) & (both < ends)
-    return [int(starts[row].max(initial=0)) for row in inside]

@@ -55,9 +55,7 @@ def place(graph: LinkGraph, allocate: Allocate) -> list[Placed]:
     return placed
 
 
-def _place_groups(
-    graph: LinkGraph, rows: I64, heads: I64, allocate: Allocate
-) -> list[Placed]:
+def _place_groups(graph: LinkGraph, rows: I64, heads: I64, allocate: Allocate) -> list[Placed]:
     """Place the blocks of each object and region.
 
     Args:

@@ -27,7 +27,7 @@ NAMES: Final = (
     "permission for a tracer", "patching of unwind look-ups", "tracking of writes",
     "initial values of thread-locals", "look-up of thread-locals", "count of destructors",
     "function call that may throw", "entering of the OCaml runtime", "OCaml script",
-    "retirement of OCaml units",
+    "retirement of OCaml units", "hold at an OCaml unit",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
 FAILED: Final = (1 << 64) - 1

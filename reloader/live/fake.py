@@ -105,6 +105,10 @@ class FakeTarget:
         """Return itself."""
         return [self]
 
+    def follow(self) -> bool:
+        """Return that it runs: it never ends."""
+        return True
+
     def progress(self) -> int:
         """Return what was said last."""
         return self._progress

@@ -65,6 +65,10 @@ class Host(Protocol):
         """Return whether a new version of an object shares nothing with its live one."""
         ...
 
+    def expect(self, files: Sequence[ObjectFile]) -> None:
+        """Begin what takes time and is needed of objects that are about to be linked."""
+        ...
+
     def libraries(self) -> list[Path]:
         """Return the archives from which new code may pull what the program lacks."""
         ...
@@ -137,6 +141,25 @@ class Host(Protocol):
         """Return the symbols that people mean by a name as the language spells it."""
         ...
 
+    def objects_named(self, name: str) -> list[tuple[str, str]]:
+        """Return the (path, member) of objects that people mean by a name of the language."""
+        ...
+
+    def hold(self, keys: Sequence[tuple[str, str]]) -> bool:
+        """Prepare a program that waits before its main to wait later instead, for a reload.
+
+        Args:
+            keys: (path, member) of each object that is to be reloaded.
+
+        Returns:
+            Whether it will: they cannot be reloaded before main.
+        """
+        ...
+
+    def go_on(self) -> None:
+        """Let a program run that waits for a reload."""
+        ...
+
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget what nothing of the language's own reaches any more.
 
@@ -157,6 +180,9 @@ class Plain:
     def whole(self, file: ObjectFile) -> bool:  # noqa: ARG002  the protocol's
         """Every new version is compared with its live one."""
         return False
+
+    def expect(self, files: Sequence[ObjectFile]) -> None:
+        """Nothing takes time."""
 
     def libraries(self) -> list[Path]:
         """Only what the user names."""
@@ -209,6 +235,17 @@ class Plain:
     def meant(self, name: str) -> list[str]:  # noqa: ARG002  the protocol's
         """A symbol is its own name."""
         return []
+
+    def objects_named(self, name: str) -> list[tuple[str, str]]:  # noqa: ARG002  the same
+        """An object is its file's name."""
+        return []
+
+    def hold(self, keys: Sequence[tuple[str, str]]) -> bool:  # noqa: ARG002  the protocol's
+        """C is reloaded before main."""
+        return False
+
+    def go_on(self) -> None:
+        """It does not wait."""
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:  # noqa: ARG002  the same
         """There is no runtime."""

@@ -67,6 +67,7 @@ def link_transaction(  # noqa: PLR0913, PLR0917  one argument a fact
     Raises:
         ReloaderError: One pass refused; carries all that this pass found.
     """
+    program.host.expect(objects)
     agreement = agreement_of(program, objects)
     whole = reinit or anew.objects or agreement.differs
     parts = WHOLE if whole else Parts.of(program, objects)

@@ -147,6 +147,10 @@ class Member:
         """Return itself."""
         return [self]
 
+    def follow(self) -> bool:
+        """Return whether it runs: nobody else stands for it."""
+        return self.alive()
+
     def alive(self) -> bool:
         """Return whether the process still runs."""
         return self._channel.alive()

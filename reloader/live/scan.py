@@ -123,6 +123,7 @@ class Hits:
         return (row < 0) | (self.addr >= table[np.maximum(row, 0), 1])
 
     def only(self, kept: NDArray[np.bool_]) -> "Hits":
+        """Return the words that a mask over them keeps."""
         rows = self.addr[kept], self.value[kept], self.row[kept]
         return Hits(*rows, self.scanned_size, self.seconds)
 

@@ -111,7 +111,9 @@ def _in_one_stop(
 
 
 def take_back(program: Program, plan: Plan) -> None:
-    """Undo a flip: what had to follow it failed."""
+    """Undo a flip: what had to follow it failed, maybe because the first process ended."""
+    if not program.target.follow():
+        return
     arena, flips = program.target.arena, plan.flips
     if plan.redirects is None:
         flip(arena, flips.slot, flips.old)

@@ -153,6 +153,10 @@ class Target(Protocol):
         """Return the target of each process alone, as they are now, itself first."""
         ...
 
+    def follow(self) -> bool:
+        """Let another one stand for all if that one has ended; return whether any is left."""
+        ...
+
     @property
     def arena(self) -> Arena:
         """Our memory in it."""

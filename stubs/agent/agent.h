@@ -59,7 +59,8 @@ enum reloader_op {
   RELOADER_CALL_CATCHING = 12, /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
   RELOADER_OCAML_ATTACH = 13, /* args: count, seen to have let go; text: addresses in ocaml.h's order -> mode */
   RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
-  RELOADER_OCAML_RETIRE = 15  /* args: limit, count, budget; text: units -> how many stay; reply: three words each */
+  RELOADER_OCAML_RETIRE = 15, /* args: limit, count, budget; text: units -> how many stay; reply: three words each */
+  RELOADER_OCAML_HOLD = 16    /* args: entry of a unit to wait at (0: let go), limit -> 0; before main only */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };

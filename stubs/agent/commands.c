@@ -97,6 +97,8 @@ static uint64_t run(struct reloader_command *command) {
       return reloader_caml_script(args, (uint64_t *)text_area(), reply_area());
     case RELOADER_OCAML_RETIRE:
       return reloader_caml_retire(args, (uint64_t *)text_area(), reply_area());
+    case RELOADER_OCAML_HOLD:
+      return reloader_caml_hold(args);
     default:
       errno = ENOSYS;
       return (uint64_t)-1;

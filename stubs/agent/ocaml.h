@@ -178,6 +178,11 @@ uint64_t reloader_caml_hooks(uint64_t is_let_go);
 uint64_t reloader_caml_now_us(void);
 caml_value reloader_caml_call(caml_value closure); /* with unit; may be interrupted for taking too long */
 
+/* ocaml_hold.c: the program waits at the entry of a unit, for work that comes. */
+uint64_t reloader_caml_hold(const uint64_t *args);
+int reloader_caml_is_held(void);
+void reloader_caml_let_go(void);
+
 /* ocaml_units.c */
 void reloader_caml_register(const uint64_t *words, uint64_t count, uint64_t stride);
 void reloader_caml_unregister(struct caml_unit **units, uint64_t count);

@@ -297,6 +297,7 @@ int reloader_caml_run(struct caml_work *given) {
       install();
       start_borrower();
       ask();
+      if (reloader_caml_is_held()) reloader_caml_let_go(); /* it is asked already */
       gave_up = reloader_caml_now_us() - began > given->limit_ms * 1000 && change(&want, WANTED, IDLE);
     } else {
       interrupt_overdue();
@@ -308,6 +309,7 @@ int reloader_caml_run(struct caml_work *given) {
   store(&want, IDLE);
   store(&overdue, 0);
   wake(&lock);
+  reloader_caml_let_go();
   return gave_up ? -1 : 0;
 }
 

@@ -21,6 +21,7 @@ MAIN = """
 int pair(void);
 int wait_inside(int);
 static atomic_long seen, mixed;
+volatile int inside, go;
 static void *observe(void *unused)
 {
     for (;;) {
@@ -47,6 +48,8 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof line, stdin)) {
         if (*line == 's') printf("%ld\\n", atomic_load(&seen));
         else if (*line == 'm') printf("%ld\\n", atomic_load(&mixed));
+        else if (*line == 'i') printf("%d\\n", inside);
+        else if (*line == 'g') printf("%d\\n", go = 1);
         else printf("%d\\n", pair());
     }
     return 0;
@@ -102,20 +105,20 @@ def ask(program: Program, what: str) -> int:
     return int(program.line())
 
 
-def versions(program: Program, text: str) -> list[bytes]:
-    return [program.compile(pair=text % number)[0].read_bytes() for number in (2, 3, 4, 5)]
+def versions(program: Program) -> list[bytes]:
+    return [program.compile(pair=PAIR % number)[0].read_bytes() for number in (2, 3, 4, 5)]
 
 
-def reload_often(program: Program, session: Session, times: int, text: str = PAIR) -> float:
+def reload_often(program: Program, session: Session, times: int) -> float:
     """Reload pair.o again and again; return the longest pause in ms."""
-    path, texts = str(program.folder / "pair.o"), versions(program, text)
+    path, texts = str(program.folder / "pair.o"), versions(program)
     longest = 0.0
     for turn in range(times):
         outcome = session.reload_contents([(path, texts[turn % len(texts)])], 0.0)
         assert outcome.state == "live", outcome.error
         assert set(outcome.functions) == {"first", "second", "pair"}
         longest = max(longest, outcome.stop_us / 1e3)
-        if text is not PAIR or turn % 10 == 9:
+        if turn % 10 == 9:
             session.retiring.attempt()
             seen = ask(program, "s")
             until(lambda seen=seen: ask(program, "s") > seen, "observers go on")
@@ -126,20 +129,24 @@ def test_eight_threads_never_see_two_generations_together(program: Program) -> N
     program.start("8", "")
     with attached(program) as session:
         session.together_s = 20.0
-        reload_often(program, session, 60)
+        reload_often(program, session, 40)
         assert ask(program, "m") == 0
         assert ask(program, "p") == 5005
 
 
 def test_without_it_some_thread_sees_both(program: Program) -> None:
+    held = "extern volatile int inside, go;\n" + PAIR.replace(
+        "for (volatile int i = 0; i < 30; i++) continue;", "inside = 1; while (!go) continue;", 1
+    )
+    program.compile(pair=held % 1)
+    program.link()
     program.start("8", "")
     with attached(program) as session:
-        longer = PAIR.replace("i < 30;", "i < 30000;")  # most threads are inside at any time
-        for _ in range(20):
-            reload_often(program, session, 4, longer)
-            if ask(program, "m"):
-                break
-        assert ask(program, "m") > 0
+        until(lambda: ask(program, "i") == 1, "some thread is in the first of both functions")
+        program.compile(pair=PAIR % 2)
+        assert reload(session, program.folder / "pair.o").state == "live"
+        assert ask(program, "g") == 1
+        until(lambda: ask(program, "m") > 0, "that thread has called the second one")
 
 
 def test_a_thread_that_stays_inside_is_named_and_nothing_changed(program: Program) -> None:

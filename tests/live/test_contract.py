@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reloader.errors.live import ArenaFullError, TargetGoneError, TargetMemoryError
-from reloader.ids import Region, SlotId
+from reloader.ids import Addr, Region, SlotId
 from reloader.live.fake import FakeTarget
 from reloader.live.inject import attach
 from reloader.live.process import Process
@@ -69,7 +69,7 @@ def test_code_is_written_only_while_all_threads_stand_still(case: Case) -> None:
         assert len(stop.tids) == len(stop.registers) >= 1
         assert stop.registers.shape[1] == 27
         assert len(stop.program_counters()) >= len(stop.tids)
-        stop.write(case.code, b"\xf3\x0f\x1e\xfa")
+        stop.write(Addr(case.code), b"\xf3\x0f\x1e\xfa")
     assert case.target.read(case.code, 4).tobytes() == b"\xf3\x0f\x1e\xfa"
     assert case.target.last_stop_us > 0
 

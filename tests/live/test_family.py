@@ -1,9 +1,15 @@
 """Forked children are members of the target: every change reaches every process."""
 
 import itertools
+import os
+import signal
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from reloader.live import patching
 from reloader.live.family import outsiders
 from tests.support.family import PART, Family, family, until_gone
 from tests.support.live import until
@@ -154,3 +160,30 @@ def test_children_that_were_forked_before_we_came_are_named(tmp_path: Path) -> N
                    for note in outcome.notes)  # fmt: skip
     finally:
         program.end()
+
+
+def test_a_switch_under_which_the_first_process_is_killed_is_taken_back_in_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with family(tmp_path, 2) as (program, session):
+        first, *others = session.process.pids()
+
+        def kill_and_write(*arguments: object) -> None:
+            os.kill(first, signal.SIGKILL)
+            until_gone(first)
+            write(*arguments)
+
+        write: Any = patching._write  # pyright: ignore[reportPrivateUsage]
+        (part,) = program.compile(part=PART.replace("* 10", "* 100"))
+        with monkeypatch.context() as patch:
+            patch.setattr(patching, "_write", kill_and_write)
+            outcome = reload(session, part)
+        assert outcome.code == "target-gone"
+        assert f"process {first} has ended while reloader was making" in outcome.error
+        assert session.process.pids() == others
+        assert [program.at(1), program.at(2)] == [400, 400]
+        assert session.reload_files([str(part)]).state == "live"
+        assert [program.at(1), program.at(2)] == [4000, 4000]
+        row = session.store.targets.get(session.target)
+        assert row is not None
+        assert (row.pid, row.end_reason) == (others[0], None)

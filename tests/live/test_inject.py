@@ -17,7 +17,7 @@ from reloader.errors.live import (
     TargetGoneError,
     TargetMemoryError,
 )
-from reloader.ids import Region
+from reloader.ids import Addr, Region
 from reloader.live import ptrace
 from reloader.live.inject import adopt, attach, prepare_spawn
 from reloader.live.maps import ARENA_NAME
@@ -102,7 +102,7 @@ def test_written_arena_bytes_are_what_the_target_sees() -> None:
 
 def test_stopped_write_reaches_code_and_a_breakpoint_stays_private() -> None:
     with running([compile_program("worker")]) as child:
-        spin = int(hear(child).split()[2], 16)
+        spin = Addr(int(hear(child).split()[2], 16))
         process = attach(child.pid)
         held = process.arena.allocate(Region.CODE, 4096)
         old = process.read(spin, 4).tobytes()

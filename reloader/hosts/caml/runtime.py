@@ -156,6 +156,20 @@ class Runtime:
             if held:
                 arena.free(held)
 
+    def hold(self, entry: int) -> None:
+        """Let a program that waits before its main come as far as a unit's entry.
+
+        There it waits until a script wants a safe point, or `go_on`; `limit_ms` at most.
+
+        Raises:
+            AgentCommandError: It is further already, or its code cannot be written.
+        """
+        self.process.channel.checked(layout.OP_OCAML_HOLD, entry, self.limit_ms)
+
+    def go_on(self) -> None:
+        """Let a program run that was to be held."""
+        self.process.channel.checked(layout.OP_OCAML_HOLD, 0, 0)
+
     def retire(self, code_begins: Sequence[int], *, budget_us: int = 0) -> list[Retired]:
         """Let the runtime forget units that nothing reaches, as far as it can know.
 

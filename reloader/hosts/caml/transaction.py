@@ -43,6 +43,7 @@ class Change:
     object: UnitObject
     info: UnitInfo
     before: Unit | None  # None: new to the program
+    old: ObjectFile | None  # the object of before
     place: UnitPlace
     state: StatePlan
     functions: list[tuple[Slot | None, Slot]]  # its function fields, before and after

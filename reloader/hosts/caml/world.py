@@ -1,6 +1,6 @@
 """World: what the user's compiler wrote down about the units of one program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reloader.elf.image import Image
@@ -19,7 +19,7 @@ from reloader.hosts.caml.inspector import Inspector
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
 from reloader.hosts.caml.units import UnitInfo
-from reloader.hosts.caml.written import read_when_written
+from reloader.hosts.caml.written import begin_reading, read_when_written
 
 
 class World:
@@ -52,6 +52,15 @@ class World:
                 self.inspector, Path(file.path), file.member
             )
         return self._infos[file.digest]
+
+    def expect(self, file: ObjectFile) -> None:
+        """Begin to find out what a new version is."""
+        if not is_generic(file) and file.digest not in self._infos:
+            begin_reading(self.inspector, Path(file.path), file.member)
+
+    def take_versions(self, known: Mapping[str, UnitInfo]) -> None:
+        """Take what is known of versions, by digest: their files may be another's by now."""
+        self._infos |= known
 
     def original(self, file: ObjectFile) -> UnitInfo:
         """Return the description of a unit that the executable was linked with.
@@ -104,6 +113,21 @@ class World:
         """Return how many units the program initialises up to this one, 0: not its own."""
         order = [unit.name for unit in self.linked.values() if unit.is_linked]
         return order.index(info.name) + 1 if info.name in order else 0
+
+    def are_neighbours(self, infos: Sequence[UnitInfo]) -> bool:
+        """Return whether no other unit is initialised between units."""
+        rows = sorted(self.position(info) for info in infos)
+        return bool(rows) and rows == list(range(rows[0], rows[0] + len(rows)))
+
+    def entry_after(self, infos: Sequence[UnitInfo]) -> list[bytes]:
+        """Return the symbols that the initialiser of the unit behind all others may have.
+
+        Returns:
+            None of them if the program's last unit is among the others.
+        """
+        order = [unit.name for unit in self.linked.values() if unit.is_linked]
+        behind = order[max((self.position(info) for info in infos), default=0) :]
+        return [f"caml{name}{mark}entry".encode() for name in behind[:1] for mark in ("__", ".")]
 
     def state(self, before: UnitInfo, info: UnitInfo, sizes: Sizes) -> StatePlan:
         """Return which fields keep their value.

@@ -5,9 +5,11 @@ before, or half of the new one.
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from reloader.errors.base import ReloaderError
 from reloader.errors.ocaml import UnitUnreadableError
 from reloader.hosts.caml.inspector import Inspector, UnitFiles, find_unit_files
 from reloader.hosts.caml.units import UnitInfo
@@ -37,6 +39,14 @@ def read_when_written(inspector: Inspector, path: Path, member: str) -> UnitInfo
                 if not young or error.kind != "unreadable":
                     raise
         time.sleep(PAUSE_S)
+
+
+def begin_reading(inspector: Inspector, path: Path, member: str) -> None:
+    """Let the inspector begin with what `read_when_written` will ask, if it is written."""
+    with suppress(ReloaderError, OSError):  # told when it is asked
+        files = find_unit_files(path, member)
+        if not is_behind(files):
+            inspector.ask_ahead(files)
 
 
 def is_behind(files: UnitFiles) -> bool:
