@@ -75,7 +75,7 @@ class Raiser:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path, ("-O2", "-ffunction-sections"))
+    made = Program(tmp_path, ("-O2", "-g", "-ffunction-sections"))
     made.compile(main=MAIN, counter=COUNTER)
     made.link()
     made.start()

@@ -21,6 +21,7 @@ _KEPT: Final = 48  # objects whose types stay in memory
 _MOST_TYPES: Final = 100_000  # of all of them, some 400 bytes each
 _LEAST: Final = 2  # both versions of one object
 _DEEPEST: Final = 200  # records in records; a damaged file may have no end
+_BUILTIN: Final = "__builtin_"  # gcc declares a function that it knows so, without parameters
 _WRITE_ALLOC: Final = 0x3  # SHF_WRITE | SHF_ALLOC
 _WRITE_ALLOC_EXEC: Final = 0x7
 _SECTIONS: Final = frozenset({
@@ -316,7 +317,7 @@ class _Walk:
         self.records[start], self.linkage[start] = record, key
         if key and not record.declared:
             self.table.functions[key] = record
-        elif key and outermost and found.get("external"):
+        elif key and outermost and found.get("external") and not name.startswith(_BUILTIN):
             self.table.outer_functions[key] = record
         if not shape.children:
             return at

@@ -27,9 +27,9 @@ from reloader.errors.ocaml import (
 )
 from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
-from reloader.hosts.caml.memory import inside, parts_of
 from reloader.hosts.caml.order import initialisation_order
-from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Pair, Runtime
+from reloader.hosts.caml.registry import Registry
+from reloader.hosts.caml.runtime import Pair, Runtime
 from reloader.hosts.caml.script import Place, Script
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.shapes import LiveShapes
@@ -37,7 +37,7 @@ from reloader.hosts.caml.state import Sizes, StatePlan
 from reloader.hosts.caml.swapping import after, needs_block, pairs, swap_units
 from reloader.hosts.caml.symbols import symbols_meant
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
-from reloader.hosts.caml.unit_object import UnitObject, UnitPlace, place_of, read_unit
+from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
 from reloader.hosts.caml.units import FUNCTION, UnitInfo
 from reloader.hosts.caml.world import World
 from reloader.ids import U64, Addr
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 STB_LOCAL: Final = 0
 WORD: Final = 8
-BUDGET_US: Final = 5_000  # of a pause in which the runtime looks for what holds old units
-MUCH: Final = 64 << 20  # bytes that wait, for which a longer pause is worth it
 
 
 class Ocaml:
@@ -78,13 +76,11 @@ class Ocaml:
         self.units: dict[Key, Unit] = {}
         self.unfit: dict[Key, ReloaderError] = {}  # live, but nothing tells what they are
         self.shapes = LiveShapes()
-        self.registered: dict[int, UnitPlace] = {}  # by code_begin: what the runtime knows
-        self._forgotten: set[int] = set()  # where code and data of others were
+        self.registry = Registry(saved.load_places(rows.get(saved.REGISTERED, "")))
         self.unused = False  # nobody has seen the state of units to come: it begins anew
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
         known = dict(saved.saved_units(rows))
-        self.registered |= saved.load_places(rows.get(saved.REGISTERED, ""))
         for key, live in program.objects.items():
             if key in known:
                 self.restore(key, known[key])
@@ -217,7 +213,7 @@ class Ocaml:
         except (InitialiserError, HookError, PlaceMissingError, AgentBusyError) as error:
             plan.left = True
             for change in changes:
-                self.register(change.place)
+                self.registry.add(change.place)
             if isinstance(error, AgentBusyError):
                 names = [change.info.shown for change in changes]
                 raise BlockedInitialiserError(names, self.runtime.patience_ms / 1e3) from error
@@ -279,13 +275,8 @@ class Ocaml:
             plan.functions += functions
             plan.notes += notes
             self.units[change.file.key] = after(change)
-            self.register(change.place)
+            self.registry.add(change.place)
             self.world.adopt(change.file)
-
-    def register(self, place: UnitPlace) -> None:
-        """Take note that the runtime knows a version of a unit."""
-        self.registered[place.code_begin] = place
-        self._forgotten -= {place.code_begin, place.data_begin}
 
     def rows(self, plan: HostPlan | None = None) -> dict[str, str]:
         """Return what a later daemon has to know, by name; of a plan: once it is live."""
@@ -298,7 +289,7 @@ class Ocaml:
         if plan is None:
             objects = self.program.objects
             units = [(unit, objects[key].file) for key, unit in self.units.items()]
-        known = self.registered | {row.place.code_begin: row.place for row in changes}
+        known = self.registry.places | {row.place.code_begin: row.place for row in changes}
         rows = saved.save_units(units, original=plan is None and not known)
         return {**rows, saved.REGISTERED: saved.save_places(known.values())}
 
@@ -308,7 +299,7 @@ class Ocaml:
 
     def finish(self, rows: Mapping[str, str]) -> None:
         """Do what is left of a transaction that became live under another daemon."""
-        self.registered |= saved.load_places(rows.get(saved.REGISTERED, ""))
+        self.registry.places |= saved.load_places(rows.get(saved.REGISTERED, ""))
         read = self.program.target.read
         units = {key: self.restore(key, text) for key, text in saved.saved_units(rows)}
         meanings = self.world.meanings()
@@ -339,14 +330,11 @@ class Ocaml:
 
     def holds(self, memory: Allocation) -> bool:
         """Return whether the runtime still knows a unit in superseded memory."""
-        return any(
-            inside(memory, (place.code_begin, place.data_begin))
-            for place in self.registered.values()
-        )
+        return self.registry.holds(memory)
 
     def forgotten(self, memory: Allocation) -> bool:
         """Return whether the runtime has proven that nothing of its own reaches memory."""
-        return inside(memory, self._forgotten)
+        return self.registry.forgotten(memory)
 
     def meant(self, name: str) -> list[str]:
         """Return the symbols that people mean by `Foo.f`."""
@@ -382,28 +370,8 @@ class Ocaml:
         self.runtime.go_on()
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
-        """Let the runtime forget units that nothing reaches.
-
-        Raises:
-            ReloaderError: The program does not come to a safe point.
-        """
-        waiting = [
-            place for place in self.registered.values() if 0 not in parts_of(superseded, place)
-        ]
-        if not waiting:
-            return []
-        holds: list[Hold] = []
-        begins = [place.code_begin for place in waiting]
-        much = sum(part.size for part in superseded) > MUCH
-        answers = self.runtime.retire(begins, budget_us=0 if much else BUDGET_US)
-        for place, found in zip(waiting, answers, strict=True):
-            if found.gone or found.kind == UNKNOWN:
-                del self.registered[place.code_begin]
-                self._forgotten |= {place.code_begin, place.data_begin}
-            else:
-                text = f"{HOLDERS[found.kind]} at {found.holder:#x}"
-                holds.append(Hold(place.code_begin, found.holder, text))
-        return holds
+        """Let the runtime forget units that nothing reaches."""
+        return self.registry.let_go(self.runtime, superseded)
 
 
 def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:

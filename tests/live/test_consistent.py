@@ -136,7 +136,9 @@ def test_eight_threads_never_see_two_generations_together(program: Program) -> N
 
 def test_without_it_some_thread_sees_both(program: Program) -> None:
     held = "extern volatile int inside, go;\n" + PAIR.replace(
-        "for (volatile int i = 0; i < 30; i++) continue;", "inside = 1; while (!go) continue;", 1
+        "for (volatile int i = 0; i < 30; i++) continue;",
+        "inside = 1; while (!go) continue;",
+        1,
     )
     program.compile(pair=held % 1)
     program.link()

@@ -17,7 +17,9 @@ def counter(compiler: Compiler, tmp_path: Path) -> Iterator[Project]:
         source = tmp_path / "main.ml"
         text = source.read_text()
         assert text.count(GREETING) == 1
-        source.write_text(text.replace(GREETING, 'Printf.printf "ready %!"; print_endline Counter.name'))
+        source.write_text(
+            text.replace(GREETING, 'Printf.printf "ready %!"; print_endline Counter.name')
+        )
         project.program.build()
         project.run()
         yield project
@@ -57,7 +59,7 @@ def test_state_that_only_one_version_has_is_told_apart_after_a_restart(
     row = counter.save("counter.ml", "!total + by", "!total + by + !more")
     assert row["outcome"] == "live", row
     assert [ask("bump 1"), ask("hidden"), ask("seen a")] == ["9", "92", "2"]
-    assert "live" in counter.verb("rollback", "0")
+    assert "dropped: more" in counter.verb("rollback", "0")
     assert [ask("bump 1"), ask("hidden"), ask("seen a")] == ["10", "93", "3"]
     assert ask("same") == "true"
 
@@ -82,9 +84,11 @@ def test_an_older_version_is_linked_again_with_todays_state(counter: Project) ->
         assert counter.save("counter.ml", old, f"!total + ({by} * by)")["outcome"] == "live"
     assert [ask("bump 1"), ask("seen a")] == ["8", "1"]
     counter.verb("rollback", "1")
-    assert [ask("bump 1"), ask("table 1"), ask("eta 1"), ask("seen a")] == ["10", "12", "14", "2"]
+    assert [ask("bump 1"), ask("table 1"), ask("eta 1")] == ["10", "12", "14"]
     counter.verb("rollback", "0")
-    assert [ask("bump 1"), ask("alias 1"), ask("hidden"), ask("same")] == ["15", "16", "6", "true"]
+    assert [ask("bump 1"), ask("alias 1"), ask("hidden"), ask("seen a")] == [
+        "15", "16", "6", "2",
+    ]  # fmt: skip
 
 
 def test_unloading_a_unit_returns_to_the_one_that_was_linked(counter: Project) -> None:
@@ -92,7 +96,7 @@ def test_unloading_a_unit_returns_to_the_one_that_was_linked(counter: Project) -
     counter.save("counter.ml", "!total + by", "!total + (10 * by)")
     assert [ask("bump 1"), ask("hidden")] == ["10", "1"]
     counter.verb("unload", "counter.o")
-    assert [ask("bump 1"), ask("table 1"), ask("hidden"), ask("name")] == ["11", "12", "3", "first"]
+    assert [ask("bump 1"), ask("table 1"), ask("hidden")] == ["11", "12", "3"]
     row = counter.save("counter.ml", "(10 * by)", "(100 * by)")
     assert row["outcome"] == "live"
     assert ask("bump 1") == "112"

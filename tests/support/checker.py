@@ -212,7 +212,7 @@ class Checker(Outside):
             self.no(f"{where} is at {addr:#x}, which nobody holds")
             return
         live = bytes(patched.get(addr + at, b) for at, b in enumerate(self.read(addr, size)))
-        found = kept.function(row["section"], row["offset"], size)
+        found = kept.function(row["name"], size)
         if not any(same_code(data, may, live) for data, may in found):
             self.no(f"{where} at {addr:#x} is not the code of the version that is live")
 

@@ -23,6 +23,9 @@ class Kept:
     content: dict[tuple[str, int], tuple[bytes, bytearray]] = field(
         default_factory=dict[tuple[str, int], tuple[bytes, bytearray]]
     )  # by name and row: bytes, 1 where they may differ
+    functions: dict[str, list[tuple[tuple[str, int], int]]] = field(
+        default_factory=dict[str, list[tuple[tuple[str, int], int]]]
+    )  # by name: section and offset
 
     @classmethod
     def read(cls, data: bytes) -> "Kept":
@@ -38,15 +41,20 @@ class Kept:
                 may = found.content[rows[section["sh_info"]]][1]
                 for entry in section.iter_relocations():
                     _mark(may, entry["r_offset"], entry["r_info_type"])
+            if section["sh_type"] == "SHT_SYMTAB":
+                for symbol in section.iter_symbols():
+                    if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_shndx"] in rows:
+                        place = rows[symbol["st_shndx"]], symbol["st_value"]
+                        found.functions.setdefault(symbol.name, []).append(place)
         return found
 
-    def function(self, section: str, offset: int, size: int) -> list[tuple[bytes, bytearray]]:
-        """Return what a function may be: sections of one name may be several."""
-        return [
-            (data[offset : offset + size], may[offset : offset + size])
-            for (name, _), (data, may) in self.content.items()
-            if name == section and offset + size <= len(data)
-        ]
+    def function(self, name: str, size: int) -> list[tuple[bytes, bytearray]]:
+        """Return what a function may be: local ones of one name may be several."""
+        found: list[tuple[bytes, bytearray]] = []
+        for section, offset in self.functions.get(name, []):
+            data, may = self.content[section]
+            found.append((data[offset : offset + size], may[offset : offset + size]))
+        return found
 
 
 def _mark(may: bytearray, offset: int, kind: int) -> None:

@@ -15,12 +15,14 @@ from typing import Final
 from reloader.elf.object import ObjectFile
 from reloader.hosts.caml.symbols import ESCAPE, LAST
 from reloader.hosts.caml.transaction import Change
-from reloader.hosts.caml.unit_object import SEPARATORS
+from reloader.hosts.caml.unit_object import SEPARATORS, SIZE_SHIFT, WORD
 from reloader.hosts.caml.units import Slot
 
 STAMP: Final = re.compile(rb"_\d+$")
+STB_LOCAL: Final = 0
 STT_FUNC, STT_SECTION = 2, 3
 R_X86_64_64: Final = 1
+STATIC: Final = 3 << 8  # of the header of a constant: the collector's colour
 REACHED: Final = 16  # bytes of an unnamed constant: of what code points into
 ENTRY: Final = "entry"  # what a unit's initialiser is called
 
@@ -102,6 +104,12 @@ class Reader:
         self.section: list[int] = file.symbol_sections.tolist()
         self.value: list[int] = file.symbols["st_value"].tolist()
         self.type: list[int] = file.types().tolist()
+        self.local = (file.bindings() == STB_LOCAL).tolist()
+        self.at = {  # what local symbol is where
+            (self.section[row], self.value[row]): row
+            for row, local in enumerate(self.local)
+            if local and self.type[row] != STT_SECTION
+        }
         self.names = [self.short(name) for name in file.symbol_names]
         self.end = self.ends()
         self.uses = self.relocations()
@@ -131,25 +139,24 @@ class Reader:
             return True
         if self.type[row] == STT_FUNC:
             return name in self.known
-        return not name.isdecimal() and self.type[row] != STT_SECTION
+        return not self.local[row]
 
     def ends(self) -> list[int]:
         """Return where each symbol's bytes end: at the next one, where it has no size."""
+        starts: dict[int, set[int]] = {}
+        for section, at in zip(self.section, self.value, strict=True):
+            if section > 0:
+                starts.setdefault(section, set()).add(at)
+        end_of: dict[tuple[int, int], int] = {}
+        for section, every in starts.items():
+            content = self.file.section_bytes(section).tobytes()
+            end = len(content)
+            for at in sorted(every, reverse=True):
+                end_of[section, at] = end
+                end = at - WORD if is_block(content, at, end) else at
         size: list[int] = self.file.symbols["st_size"].tolist()
-        ends = [at + more for at, more in zip(self.value, size, strict=True)]
-        after: tuple[int, int] = (0, 0)  # section and start of the next
-        rows = [row for row, section in enumerate(self.section) if section > 0]
-        following: dict[int, int] = {}
-        for row in sorted(rows, key=lambda r: (self.section[r], self.value[r]), reverse=True):
-            section, at = self.section[row], self.value[row]
-            if after[0] != section:
-                after = section, len(self.file.section_bytes(section))
-                following[section] = after[1]
-            if at < after[1]:
-                following[section], after = after[1], (section, at)
-            if not size[row]:
-                ends[row] = following[section]
-        return ends
+        rows = zip(self.section, self.value, size, strict=True)
+        return [at + more if more else end_of.get((s, at), at) for s, at, more in rows]
 
     def relocations(self) -> dict[int, tuple[list[int], list[tuple[int, int, int, int]]]]:
         """Return offsets, and (offset, type, symbol, addend), of each section's in order."""
@@ -160,8 +167,17 @@ class Reader:
         )
         found: dict[int, list[tuple[int, int, int, int]]] = {}
         for section, *use in zip(*(column.tolist() for column in columns), strict=True):
-            found.setdefault(section, []).append((use[0], use[1], use[2], use[3]))
+            found.setdefault(section, []).append(self.named(use[0], use[1], use[2], use[3]))
         return {key: ([u[0] for u in sorted(of)], sorted(of)) for key, of in found.items()}
+
+    def named(self, at: int, kind: int, used: int, addend: int) -> tuple[int, int, int, int]:
+        """Return a relocation by the local symbol that it means, if it has one."""
+        if self.type[used] == STT_SECTION:
+            shift = 0 if kind == R_X86_64_64 else -4
+            row = self.at.get((self.section[used], addend - shift))
+            if row is not None:
+                return at, kind, row, shift
+        return at, kind, used, addend
 
     def item(self, row: int) -> Item:
         """Return a symbol's bytes, and what they refer to."""
@@ -217,3 +233,9 @@ class Reader:
     def reached(self, row: int, at: int) -> bytes:
         """Return the bytes of a section that something without a name refers to."""
         return self.file.section_bytes(self.section[row])[at : at + REACHED].tobytes()
+
+
+def is_block(content: bytes, start: int, end: int) -> bool:
+    """Return whether a constant has a header before it; compiler's own tables have none."""
+    header = int.from_bytes(content[max(start - WORD, 0) : start], "little")
+    return header & STATIC == STATIC and start + WORD * (header >> SIZE_SHIFT) == end

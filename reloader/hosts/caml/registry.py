@@ -1,0 +1,82 @@
+"""Registry: the versions of units that the OCaml runtime knows, until it has forgotten them.
+
+The collector walks over what is registered, so its memory must not be given back before. Only
+the runtime can tell that nothing of its own reaches a unit (stubs/agent/ocaml_mark.c).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Runtime
+from reloader.hosts.caml.unit_object import UnitPlace
+from reloader.live.host import Hold
+from reloader.live.target import Allocation
+
+BUDGET_US: Final = 5_000  # of a pause in which the runtime looks for what holds old units
+MUCH: Final = 64 << 20  # bytes that wait, for which a longer pause is worth it
+
+
+class Registry:
+    """What one program's runtime knows of our units."""
+
+    def __init__(self, places: dict[int, UnitPlace]) -> None:
+        """Begin with what an earlier daemon registered, by the start of the code."""
+        self.places = places
+        self._forgotten: set[int] = set()  # where code and data of others were
+
+    def add(self, place: UnitPlace) -> None:
+        """Take note that the runtime knows a version of a unit."""
+        self.places[place.code_begin] = place
+        self._forgotten -= {place.code_begin, place.data_begin}
+
+    def holds(self, memory: Allocation) -> bool:
+        """Return whether the runtime still knows a unit in some memory."""
+        return any(
+            inside(memory, (place.code_begin, place.data_begin))
+            for place in self.places.values()
+        )
+
+    def forgotten(self, memory: Allocation) -> bool:
+        """Return whether the runtime has proven that nothing of its own reaches memory."""
+        return inside(memory, self._forgotten)
+
+    def let_go(self, runtime: Runtime, superseded: Sequence[Allocation]) -> list[Hold]:
+        """Let the runtime forget units that nothing reaches; return what holds the others.
+
+        Raises:
+            ReloaderError: The program does not come to a safe point.
+        """
+        waiting = [
+            place for place in self.places.values() if 0 not in parts_of(superseded, place)
+        ]
+        if not waiting:
+            return []
+        holds: list[Hold] = []
+        begins = [place.code_begin for place in waiting]
+        much = sum(part.size for part in superseded) > MUCH
+        answers = runtime.retire(begins, budget_us=0 if much else BUDGET_US)
+        for place, found in zip(waiting, answers, strict=True):
+            if found.gone or found.kind == UNKNOWN:
+                del self.places[place.code_begin]
+                self._forgotten |= {place.code_begin, place.data_begin}
+            else:
+                text = f"{HOLDERS[found.kind]} at {found.holder:#x}"
+                holds.append(Hold(place.code_begin, found.holder, text))
+        return holds
+
+
+def inside(memory: Allocation, addrs: Iterable[int]) -> bool:
+    """Return whether any address is in a piece of memory."""
+    start, end = int(memory.addr), int(memory.addr) + memory.size
+    return any(start <= at < end for at in addrs)
+
+
+def parts_of(memory: Sequence[Allocation], place: UnitPlace) -> list[int]:
+    """Return the pieces of memory that a unit's code and its data are in, 0 for none."""
+    starts = np.array([int(part.addr) for part in memory], np.uint64)
+    ends = starts + np.array([part.size for part in memory], np.uint64)
+    both = np.array([place.code_begin, place.data_begin], np.uint64)[:, None]
+    within = (starts <= both) & (both < ends)
+    return [int(starts[row].max(initial=0)) for row in within]
