@@ -1,11 +1,13 @@
 # Every target sets up what it needs by itself; see tools/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup agent test check bench demo layout clean distclean
+.PHONY: help setup agent test check bench soak demo layout clean distclean
 
 PYTHON := .venv/bin/python
 C_FILES = $(wildcard stubs/agent/*.c stubs/agent/hosts/*.c)
 C_FLAGS = -std=gnu11 -O2 -fPIC -Wall -Wextra -Werror
 PYTEST_ARGS ?=
+TIME ?= 600
+KILLS ?= 1000
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 16
@@ -34,6 +36,10 @@ check: setup  ## ruff, pyright, the C with warnings as errors (ANALYZE=1: gcc's 
 bench:  ## benchmarks; results as JSON
 	@tools/setup.sh --tests
 	@$(PYTHON) -m tests.bench
+
+soak:  ## edits, bad objects and kills for TIME=600 seconds, then KILLS=1000 of the daemon (SEED=n)
+	@tools/setup.sh --tests
+	@$(PYTHON) -m tests.soak --time $(TIME) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 layout: setup  ## CONTRIBUTING.md's layout, from the modules' first sentences
 	@$(PYTHON) tools/layout.py

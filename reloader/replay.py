@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.errors.live import AgentCommandError
+from reloader.errors.live import TargetGoneError
 from reloader.live.process import Process
 from reloader.opening import running_image
 from reloader.outcome import Outcome, short
@@ -60,8 +60,22 @@ def linked_before(process: Process, store: Store) -> list[ObjectFile]:
 
 def rows_before(exe: str, store: Store) -> dict[str, str]:
     """Return what the language's host wrote down of the last run of an executable."""
-    before = store.targets.previous(exe, sys.maxsize)
+    before = last_run(store, exe, sys.maxsize)
     return store.resume.host(before.id) if before else {}
+
+
+def last_run(store: Store, exe: str, target: int) -> TargetRow | None:
+    """Return the last run of an executable, before a target, that came as far as to tell.
+
+    One that ended in the midst of its replay tells nothing of what was live.
+    """
+    before = store.targets.previous(exe, target)
+    while before is not None:
+        first = store.query.generation(before.id, 1)
+        if first is None or (first.kind, first.error_code) != ("replay", TargetGoneError.code):
+            break
+        before = store.targets.previous(exe, before.id)
+    return before
 
 
 def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) -> Replayed:
@@ -73,7 +87,7 @@ def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) ->
         crashed: Also versions that the program crashed in.
     """
     store, image = session.store, session.program.image
-    before = store.targets.previous(image.path, session.target)
+    before = last_run(store, image.path, session.target)
     if before is None or before.ended is None:
         return Replayed()
     versions = changed_versions(store, before.id)
@@ -102,14 +116,15 @@ def reload_versions(session: "Session", versions: list[ObjectVersion]) -> Outcom
     try:
         objects = [session.version(version) for version in versions]
         held = session.begin is not None and hold(session, versions)
-    except (StateError, AgentCommandError) as error:
+    except (StateError, ReloaderError) as error:
         names = [shown(version) for version in versions]
         return session.decided(error, [], names, began, "replay")
     try:
         return session.reload_objects(objects, began, "replay")
     finally:
         if held:
-            session.program.host.go_on()
+            with suppress(TargetGoneError):
+                session.program.host.go_on()
 
 
 def hold(session: "Session", versions: list[ObjectVersion]) -> bool:

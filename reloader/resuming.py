@@ -135,7 +135,18 @@ def open_known(
     index_symbols(program)
     keep_directory(program, StateJournal(store, target, program))
     program.ledger.supersede(program.roots())
+    sweep(process)
     return opened
+
+
+def sweep(process: Process) -> None:
+    """Empty the memory that nobody holds, in every process: who gets it next expects zeros."""
+    strays = process.arena.strays()
+    if strays:
+        process.discard(strays)
+    for stray in strays:
+        process.arena.reserve(stray)
+        process.arena.free(stray)
 
 
 def take_host(

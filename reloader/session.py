@@ -11,10 +11,8 @@ from reloader.config import Config, HooksConfig, load_config
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 from reloader.errors.live import TargetGoneError
-from reloader.errors.session import (
-    StillReferredToError,
-    UnreadableFileError,
-)
+from reloader.errors.session import StillReferredToError, UnreadableFileError
+from reloader.errors.watch import UntrustedPathError
 from reloader.globs import parse_pattern, read_wanted
 from reloader.hooks import Hooks
 from reloader.hosts.caml.settings import OcamlConfig
@@ -46,6 +44,7 @@ from reloader.resuming import follow, known_target, open_known, take_host
 from reloader.retiring import Retiring
 from reloader.rollback import rollback
 from reloader.sources import source_line
+from reloader.trust import Trust, read_trusted
 from state.errors import StateError
 from state.rows import Kind, ObjectVersion
 from state.store import Store
@@ -54,14 +53,14 @@ from stubs.table import SlotTableFullError
 Contents = Sequence[tuple[str, bytes]]  # (path, content) of finished files
 
 
-def read_file(path: str) -> bytes:
-    """Return a file's content.
+def read_file(path: str, trust: Trust | None = None) -> bytes:
+    """Return the content of a file that nobody else could have written.
 
     Raises:
-        UnreadableFileError: Says why not.
+        UnreadableFileError: Says why not; `UntrustedPathError` names who could have.
     """
     try:
-        return Path(path).read_bytes()
+        return read_trusted(Path(path).absolute(), [Path("/")], trust)[0]
     except OSError as error:
         raise UnreadableFileError(path, error.strerror or str(error)) from error
 
@@ -89,6 +88,7 @@ class Session:
         self.retiring = Retiring(self.program, store, target, plugins)
         self.journal = StateJournal(store, target, self.program)
         self.owns_store = False
+        self.trust: Trust | None = None  # whose files are loaded; None: this user's
         self.together_s: float | None = None  # reload at one instant, and how long to wait
         self.begin: Callable[[], None] | None = None  # lets a program run that is before main
         self.hooks: Hooks | None = None  # what the user wants done before and after
@@ -143,6 +143,7 @@ class Session:
     def configure(self, config: Config, folder: Path) -> None:
         """Take what the project says of hooks, types, retention and consistency."""
         self.program.past.keep = config.retain
+        self.trust = Trust.of_this_user([folder] if config.allow_shared_files else [])
         if config.consistent:
             self.together_s = config.consistent_limit_s
         self.hooks = Hooks(config.hooks, folder) if config.hooks != HooksConfig() else None
@@ -165,8 +166,8 @@ class Session:
         """Read files now and reload what changed in them, as one transaction."""
         began = time.monotonic()
         try:
-            contents = [(path, read_file(path)) for path in paths]
-        except UnreadableFileError as error:
+            contents = [(path, read_file(path, self.trust)) for path in paths]
+        except (UnreadableFileError, UntrustedPathError) as error:
             self.journal.begin("load")
             return self.decided(error, [], list(paths), began, "load")
         return self.reload_contents(contents, began, reinit=reinit, named=named)
@@ -244,7 +245,7 @@ class Session:
         """Say whether a file would load, and what would change; changes nothing."""
         outcome = Outcome("unchanged", objects=[path])
         try:
-            objects, equal = self.chosen([(path, read_file(path))], named=True)
+            objects, equal = self.chosen([(path, read_file(path, self.trust))], named=True)
             outcome.notes += [f"{name} is what is live" for name in equal]
             with ExitStack() as undo, noticing_the_end(self.process, lambda: "checking"):
                 plan = link_transaction(self.program, objects, frozenset(), source_line, undo)

@@ -73,7 +73,7 @@ def test_a_full_disk_stops_reloading_before_anything_changes(small_disk: Path) -
     program.compile(part=PART % 20)
     outcome = session.reload_files([str(program.folder / "part.o")])
     assert (outcome.state, outcome.code) == ("failed", "state")
-    has(outcome, str(state), "o space left", "Free some space", UNTOUCHED)
+    has(outcome, str(state), "the disk is full", "Free some space", UNTOUCHED)
     assert books(session) == before
     assert program.ask(3) == 31
     filler.unlink()

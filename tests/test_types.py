@@ -383,3 +383,18 @@ def test_a_rollback_past_a_change_of_types_compares_them_again(program: Program)
         assert reload(session, *program.compile(body=text)).state == "live"
         session.program.wishes = Wishes()
         assert session.rollback(None).code == "type-changed"
+
+
+def test_a_function_that_the_compiler_declares_itself_has_no_type_to_compare(
+    program: Program,
+) -> None:
+    text = """
+    #include <string.h>
+    struct big { int id; char rest[300]; } one = {1, ""}, two = {7, ""};
+    int answer(int n) { memcpy(&one, &two, (size_t)n); return one.id; }
+    """
+    started(program, part=text)
+    with attached(program) as session:
+        program.flags = ["-O0", "-g"]  # has memcpy's parameters
+        outcome = reload(session, *program.compile(part=text))
+        assert (outcome.state, outcome.error, program.ask(4)) == ("live", "", 7)

@@ -8,6 +8,8 @@ freshly freed code keeps traps for a while, and code is filled with traps before
 """
 
 import mmap
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,6 +85,8 @@ class Pages:
 
     def quickly(self, count: int) -> int:
         """Return the first page of a free run below `high` that is long enough, or -1."""
+        if count > self.high:  # a hostile object may ask for any size
+            return -1
         taken = (self.state[: self.high] == TAKEN).tobytes()
         return taken.find(bytes(count))
 
@@ -144,6 +148,32 @@ class MappedArena:
         """Mark a known allocation as taken: a later daemon rebuilds its books with this."""
         pages, first, count = self._locate(allocation)
         pages.mark(first, count, TAKEN)
+
+    def strays(self) -> list[Allocation]:
+        """Return the free memory that has something in it: a daemon was killed over it."""
+        found: list[Allocation] = []
+        for region, pages in enumerate(self._pages):
+            window = pages.window
+            for start, end in self._extents(window.file_offset, window.size):
+                free = pages.state[start:end] != TAKEN
+                edges = np.flatnonzero(np.diff(np.concatenate(([False], free, [False]))))
+                for first, last in (edges.reshape(-1, 2) + start).tolist():
+                    addr = Addr(window.addr + first * layout.PAGE)
+                    found.append(Allocation(region, addr, (last - first) * layout.PAGE))
+        return found
+
+    def _extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield (first, end) of the pages that a part of the file has."""
+        at, end = offset, offset + size
+        while self.fd >= 0 and at < end:
+            try:
+                first = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError:  # only a hole is left
+                return
+            if first >= end:
+                return
+            at = min(os.lseek(self.fd, first, os.SEEK_HOLE), end)
+            yield (first - offset) // layout.PAGE, -(-(at - offset) // layout.PAGE)
 
     def view(self, addr: Addr | int, size: int) -> U8:
         """Return a writable window over arena bytes; what is stored there the target sees."""

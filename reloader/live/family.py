@@ -27,6 +27,7 @@ from stubs import layout
 
 _MAGIC: Final = layout.MAGIC.to_bytes(8, "little")
 _FEW: Final = 2000  # new numbers that are looked at one by one
+_YOUNG: Final = 32  # numbers of processes that may be under way
 _PARENT: Final = 1  # column of /proc/PID/stat behind the name
 
 
@@ -47,7 +48,10 @@ class Census:
         if last != self._last:
             made = numbers_given()
             few = self._last < last and made - self._made < _FEW
-            fresh = fresh | set(range(self._last + 1, last + 1)) if few else every_process()
+            # where all are looked at, the youngest can be too young to be among them
+            since = self._last if few else max(last - _YOUNG, 0)
+            every = set[int]() if few else every_process()
+            fresh = fresh | set(range(since + 1, last + 1)) | every
             self._last, self._made = last, made
         # a number is given before its process can be seen: the next look sees it
         self._missing = {pid for pid in fresh - self._missing if not exists(pid)}

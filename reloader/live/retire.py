@@ -48,6 +48,7 @@ _SMALL_SHARE: Final = (
 )
 _ENOUGH_SHARE: Final = 0.4  # of the longest stop: what was written last is read in that time
 _MOST_SHARE: Final = 0.7  # of the longest stop that reading may be expected to take
+Release = Callable[[Sequence["Retirement"]], None]
 _ROUNDS: Final = 12  # looks at what was written during the last one
 _MARGIN: Final = 4 << 20  # bytes of room beyond what is expected
 
@@ -151,7 +152,7 @@ class Retirer:
         self,
         target: Target,
         named: U64,
-        release: Callable[[Sequence[Retirement]], None] | None = None,
+        release: Release | None = None,
         symbolise: Symboliser | None = None,
     ) -> RetireReport:
         """Free what is proven unreachable.
@@ -159,7 +160,7 @@ class Retirer:
         Args:
             target: The process.
             named: Every address that slots, tables and live generations of ours hold.
-            release: Called with what is about to be freed, before it is.
+            release: Called with what was freed, to write it down.
             symbolise: Returns the variable at an address, or "".
         """
         if not self.waiting:
@@ -167,9 +168,7 @@ class Retirer:
         self._last = time.monotonic()
         report = prove_for_all(target, lambda one: self._prove(one, named, symbolise))
         if report.freed:
-            if release is not None:
-                release(report.freed)
-            self._free(target, report.freed)
+            self._free(target, report.freed, release)
         self._oldest = time.monotonic()  # patience is counted from the last attempt
         self._vetoes = 0 if report.freed else self._vetoes + 1
         return report
@@ -312,12 +311,23 @@ class Retirer:
         )
         return RetireReport("too-large", scanned_size=size, reason=text)
 
-    def _free(self, target: Target, freed: list[Retirement]) -> None:
+    def _free(self, target: Target, freed: list[Retirement], release: Release | None) -> None:
+        """Give memory back, then have it written down.
+
+        The other way round a daemon that dies in between leaves full pages in no book.
+        """
         parts = [part for row in freed for part in row.allocations]
         target.discard(parts)
         target.synchronise()  # no processor may still run what it fetched there
         for part in parts:
             target.arena.free(part)
+        if release is not None:
+            try:
+                release(freed)
+            except BaseException:
+                for part in parts:  # it stays ours until that is written down
+                    target.arena.reserve(part)
+                raise
         self.waiting = [row for row in self.waiting if row not in freed]
 
 

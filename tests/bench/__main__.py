@@ -10,7 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import calls, knowing, link_scale, modes, road, servers, stops, types, undo
+from tests.bench import (
+    calls,
+    endurance,
+    knowing,
+    link_scale,
+    modes,
+    ocaml,
+    road,
+    servers,
+    stops,
+    types,
+    undo,
+)
 from tests.bench.figures import Figure, machine, table, write
 
 SMALL, LARGE = 12, 230  # functions: objects of about 7 and 100 KiB
@@ -27,6 +39,8 @@ BENCHES: Final[dict[str, Callable[[Path], list[Figure]]]] = {
     "link": link_scale.measure,
     "types": types.measure,
     "servers": servers.measure,
+    "ocaml": ocaml.measure,
+    "endurance": endurance.measure,
 }
 
 

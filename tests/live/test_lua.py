@@ -79,7 +79,7 @@ HELPERS = (
 )
 
 
-@pytest.fixture(params=["pie", "nopie", "sections"])
+@pytest.fixture
 def lua(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lua]:
     made = Lua(tmp_path, request.param)
     yield made
@@ -130,7 +130,11 @@ def apply(lua: Lua, session: Session, edit: Edit) -> None:
     assert lua.ask(edit.ask) == edit.new
 
 
-@pytest.mark.parametrize("way", ["attach", "agent"])
+@pytest.mark.parametrize(
+    ("lua", "way"),
+    [("pie", "attach"), ("nopie", "agent"), ("sections", "attach")],
+    indirect=["lua"],
+)
 def test_a_dozen_edits_in_a_row_and_the_script_goes_on(lua: Lua, way: str) -> None:
     with running(lua, way) as session:
         watcher = Watcher(lua)

@@ -70,6 +70,49 @@ def test_a_unit_without_its_interface(counter: Project) -> None:
     assert "counter.cmi" in refused(counter)
 
 
+def test_a_unit_whose_code_nothing_describes_is_taken_where_nobody_inlines(
+    counter: Project,
+) -> None:
+    assert counter.program.ask("name") == "first"
+    obj = counter.folder / "counter.o"
+    (counter.folder / "counter.cmx").unlink()
+    (counter.folder / "counter.cmt").unlink()
+    (counter.folder / "new").write_bytes(obj.read_bytes().replace(b"first", b"other"))
+    (counter.folder / "new").rename(obj)
+    row = counter.settled()
+    print(row)
+    assert 0
+
+
+def test_an_initialiser_without_end_is_given_up(compiler: Compiler, tmp_path: Path) -> None:
+    with project_of(compiler, tmp_path, "counter") as project:
+        (tmp_path / "reloader.toml").write_text("[ocaml]\ninitialiser_s = 0.3\n")
+        project.run()
+        assert project.program.ask("bump 3") == "3"
+        text = "let add a b = a + b"
+        row = project.save("counter.ml", text, f"let () = while true do () done\n{text}")
+        assert row["outcome"] != "live"
+        assert "Counter" in row["error"]
+        assert "0.3" in row["error"]
+        assert [project.program.ask("bump 1"), project.program.ask("hidden")] == ["4", "2"]
+        row = project.save("counter.ml", "while true do () done", "()")
+        assert row["outcome"] == "live"
+        assert project.program.ask("total") == "4"
+
+
+def test_units_of_an_flambda_compiler_are_refused(compiler: Compiler, tmp_path: Path) -> None:
+    with project_of(compiler, tmp_path, "counter") as project:
+        fake = tmp_path / "flambda"
+        real = " ".join(compiler.command)
+        fake.write_text(f'#!/bin/sh\n{real} "$@" | sed "s/^flambda: false/flambda: true/"\n')
+        fake.chmod(0o755)
+        (tmp_path / "reloader.toml").write_text(f'[ocaml]\ncompiler = "{fake}"\n')
+        project.run()
+        text = project.refusal("counter.ml", "let add a b = a + b", "let add a b = a * b")
+        assert "flambda" in text
+        assert project.program.ask("partial 1") == "6"
+
+
 def test_a_type_that_the_interface_hides_changed(compiler: Compiler, tmp_path: Path) -> None:
     texts = {
         "box.mli": "type t\nval make : int -> t\nval get : t -> int\n",

@@ -9,6 +9,7 @@ from tests.support.ocaml import Compiler
 from tests.support.ocaml_project import Project, project_of
 
 GREETING = 'print_endline "ready"'
+NAMED_GREETING = 'Printf.printf "ready %!"; print_endline Counter.name'
 
 
 @pytest.fixture
@@ -17,9 +18,7 @@ def counter(compiler: Compiler, tmp_path: Path) -> Iterator[Project]:
         source = tmp_path / "main.ml"
         text = source.read_text()
         assert text.count(GREETING) == 1
-        source.write_text(
-            text.replace(GREETING, 'Printf.printf "ready %!"; print_endline Counter.name')
-        )
+        source.write_text(text.replace(GREETING, NAMED_GREETING))
         project.program.build()
         project.run()
         yield project

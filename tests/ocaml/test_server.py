@@ -31,7 +31,7 @@ def test_visitors_see_every_new_version_and_are_remembered(
                 load.until(f"home, version {version}", 20)
                 before = version
             _edit(server, "store.ml", 'name = "visitor "', 'name = "guest "')
-            server.report("Store.visit")
+            server.report("Store.add")
             server.report("kept: ")
             _edit(server, "render.ml", "<p>", "<p class=line>")
             server.report("Render.page")

@@ -8,12 +8,12 @@ while it attaches.
 
 import gc
 import os
+import random
 import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Final
 
 from reloader.session import Session
@@ -44,7 +44,7 @@ def daemon(
     seed: int,
 ) -> None:
     """Be a daemon, until killed."""
-    random = Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - to be repeatable is what it is for
     tell, told = pipes
     assert program.process is not None
     session = Session.attach(program.process.pid, project, [str(program.folder / "*.o")])
@@ -53,11 +53,11 @@ def daemon(
     if not os.read(told, 1):
         return
     while True:
-        picked = random.sample(copies, random.randint(1, 3))
+        picked = chance.sample(copies, chance.randint(1, 3))
         session.reload_contents(list(dict(picked).items()), time.monotonic())
-        if random.random() < 0.2:
+        if chance.random() < 0.2:
             session.rollback(None)
-        if random.random() < 0.4:
+        if chance.random() < 0.4:
             session.retiring.attempt()
 
 
@@ -66,7 +66,7 @@ class Killer:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self.random = Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - to be repeatable
         self.report = Report()
         gc.freeze()
 
@@ -94,8 +94,8 @@ class Killer:
         for which in range(PARTS):
             path = program.folder / f"part{which}.o"
             first = path.read_bytes()
-            for version in range(1, _COPIES + 1):
-                made.append((str(path), program.edit(which, version).read_bytes()))
+            versions = (program.edit(which, n).read_bytes() for n in range(1, _COPIES + 1))
+            made += [(str(path), content) for content in versions]
             path.write_bytes(first)
         return made
 

@@ -1,7 +1,7 @@
 """The program under load: threads call what is edited, and end the program on a wrong answer.
 
-Each of its objects keeps a count of its calls in a static variable; the program counts them too.
-What an object returns carries its version, the argument, and a word of its constants.
+Each of its objects keeps a count of its calls in a variable; the program counts them too. What
+an object returns carries its version, the argument, and a letter of its constants.
 """
 
 from pathlib import Path
@@ -101,7 +101,7 @@ class Loaded(Program):
         self.versions = [0] * PARTS  # what each object is compiled from
         self.compile(main=_MAIN % {"parts": PARTS})
         for which in range(PARTS):
-            self.compile(**{f"part{which}": part(which, 0, Random(0))})
+            self.compile(**{f"part{which}": part(which, 0, random)})
         self.link()
 
     def edit(self, which: int, version: int) -> Path:

@@ -114,6 +114,9 @@ class Child:
     def members(self) -> "list[Child]":
         return [self]
 
+    def follow(self) -> bool:
+        return True
+
     def write_data(self, addr: Addr, data: bytes) -> None:
         assert ptrace.write_memory(self.pid, addr, data) == len(data)
 

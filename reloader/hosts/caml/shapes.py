@@ -238,4 +238,6 @@ class Reader:
 def is_block(content: bytes, start: int, end: int) -> bool:
     """Return whether a constant has a header before it; compiler's own tables have none."""
     header = int.from_bytes(content[max(start - WORD, 0) : start], "little")
-    return header & STATIC == STATIC and start + WORD * (header >> SIZE_SHIFT) == end
+    # the last one is followed by a word that is nothing's (emit.mlp, end_assembly)
+    ends = {end, end - WORD}
+    return header & STATIC == STATIC and start + WORD * (header >> SIZE_SHIFT) in ends

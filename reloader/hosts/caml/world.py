@@ -127,7 +127,8 @@ class World:
         """
         order = [unit.name for unit in self.linked.values() if unit.is_linked]
         behind = order[max((self.position(info) for info in infos), default=0) :]
-        return [f"caml{name}{mark}entry".encode() for name in behind[:1] for mark in ("__", ".")]
+        marks = ("__", ".") if behind else ()
+        return [f"caml{behind[0]}{mark}entry".encode() for mark in marks]
 
     def state(self, before: UnitInfo, info: UnitInfo, sizes: Sizes) -> StatePlan:
         """Return which fields keep their value.

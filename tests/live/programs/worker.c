@@ -64,8 +64,9 @@ static void in_handler(void) {
   struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
   (void)alternate;
   sigaction(SIGUSR1, &action, NULL);
+  long before = counter;
   pthread_create(&thread, NULL, spin, NULL);
-  usleep(1000);
+  while (counter == before) usleep(100);
   pthread_kill(thread, SIGUSR1);
   while (!handled) usleep(100);
 }
