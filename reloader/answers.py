@@ -147,7 +147,7 @@ class HolderAnswer(TypedDict):
     object: str
     generation: int
     size: int
-    kind: str  # thread | stack | register | global | heap | slot | debugger | waiting
+    kind: str  # thread | stack | register | global | heap | runtime | slot | debugger | waiting
     where: str
 
 

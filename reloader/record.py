@@ -117,6 +117,13 @@ class StateJournal:
             self.store.ledger.keep_symbols(self.target, owner, names)
             self.names[file.key] = file.symbol_names
 
+    def remove(self, key: Key) -> None:
+        """Write down that an object was taken out."""
+        self.store.resume.remove_live(self.target, *key)
+        owner = self.store.ledger.object_id(self.target, *key)
+        self.store.ledger.keep_symbols(self.target, owner, frozenset())
+        self.names.pop(key, None)
+
     def failed(self, generation: Generation, error: BaseException) -> None:
         """Write down why it was undone."""
         code = error.code if isinstance(error, (ReloaderError, StateError)) else "internal"

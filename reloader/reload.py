@@ -8,7 +8,7 @@ in the same stop of all threads, after its checks have passed.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -23,6 +23,7 @@ from reloader.link.passes.anew import Anew
 from reloader.link.passes.resolve import Lines, no_lines
 from reloader.live import commit, constructors, switch, thread_local, unwind
 from reloader.live.adopt import adopt
+from reloader.live.debugger import tell_debuggers
 from reloader.live.ending import must_run, noticing_the_end
 from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.plan import Plan
@@ -137,6 +138,8 @@ def reload(
     finally:
         clock.finish()
         journal.live(generation, plan, outcome)
+    with suppress(ReloaderError):  # without that, code is nameless there, and all else works
+        tell_debuggers(program, plan)
     if options.plugins:
         outcome.notes += options.plugins.emitted(event_of(plan, generation))
     if options.hooks:

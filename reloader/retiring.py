@@ -186,6 +186,8 @@ class Retiring:
 
     def why(self, key: Key | None) -> list[Pinned]:
         """Return what holds the superseded memory of an object, or of everything."""
+        if self.known and not self.holds:
+            self.let_go()
         rows = [
             row for row in self.superseded() if key is None or row.object in {key, ("", "")}
         ]
@@ -205,4 +207,9 @@ class Retiring:
         slots = [
             Holder("slot", f"a table names {addr:#x}", 0, addr) for addr in tables.tolist()
         ]
-        return [*slots, *found, *others]
+        by_runtime = [
+            Holder("runtime", hold.text, hold.holder, hold.addr)
+            for hold in self.holds
+            if start <= hold.addr < end
+        ]
+        return [*by_runtime, *slots, *found, *others]

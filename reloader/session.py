@@ -317,7 +317,7 @@ class Session:
             with self.store.transaction():
                 number = self.store.journal.prepare(self.target, version, {}, kind="unload")
                 self.store.journal.live(self.target, number, summary_of(outcome))
-                self.store.resume.remove_live(self.target, *key)
+                self.journal.remove(key)
         except (ReloaderError, StateError) as error:
             return self.decided(error, [], [name], began, "unload")
         try:

@@ -19,7 +19,7 @@ AGENT_SOURCES: Final = (
     "space.c", "start.c", "commands.c", "unwind.c", "preload.c", "dirty.c", "tls.c",
     "libc_symbols.c", "catch.c", "crash.c", "ocaml.c", "ocaml_point.c", "ocaml_units.c",
     "ocaml_load.c", "ocaml_forward.c", "ocaml_error.c", "ocaml_mark.c", "ocaml_map.c",
-    "ocaml_stacks.c", "ocaml_hold.c",
+    "ocaml_stacks.c", "ocaml_hold.c", "jit.c",
 )  # fmt: skip
 # Bytes of thread-local room. A library that is opened later gets it from a surplus of some
 # 1.7 KiB that the program's own plugins need, too; where that is used up, the bare one goes in.

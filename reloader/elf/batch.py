@@ -193,6 +193,11 @@ class _Batch:
         home[one_of(index, (SHN_COMMON, SHN_X86_64_LCOMMON))] = COMMON
         known = (home < 0) | ((home < SHN_LORESERVE) & (home < self.count[owner]))
         _need(plain=known.all())
+        inside = home >= 0
+        rows = self.first[owner[inside]] + home[inside]
+        room, start = self.sections["sh_size"][rows], self.symbols["st_value"][inside]
+        _need(plain=(start <= room).all())
+        _need(plain=(self.symbols["st_size"][inside] <= room - start).all())
         return home.astype(np.int32)
 
     def name_section_symbols(self, owner: I64) -> None:

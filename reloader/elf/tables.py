@@ -36,6 +36,7 @@ from reloader.errors.objects import (
     RelocationOffsetError,
     SlimLtoError,
     StringTableError,
+    SymbolRangeError,
     SymbolTableError,
 )
 from reloader.ids import I32, U8, U64
@@ -45,6 +46,7 @@ CHDR_SIZE: Final = 24  # Elf64_Chdr: ch_type, ch_reserved, ch_size at 8, ch_addr
 FOREIGN_TABLES: Final = {SHT_REL: "SHT_REL", SHT_CREL: "SHT_CREL", SHT_LLVM_CREL: "SHT_CREL"}
 LTO_PREFIX: Final = b".gnu.lto_"
 LTO_HEADER: Final = b".gnu.lto_.lto."
+MOST_SIZE: Final = 1 << 62  # bytes of a symbol that is in no section
 SLIM_SYMBOL: Final = b"__gnu_lto_slim"
 
 
@@ -130,7 +132,23 @@ def symbol_sections(
     for row in bad[:1].tolist():
         found = int(home[row])
         raise IndexRangeError(Place(name), f"symbol {row}", "section", found, len(sections))
+    require_inside(sections, table, home, name)
     return home.astype(np.int32)
+
+
+def require_inside(
+    sections: NDArray[np.void], table: NDArray[np.void], home: NDArray[np.int64], name: str
+) -> None:
+    """Check that symbols lie in their sections: where they do not, code would be entered there.
+
+    Raises:
+        SymbolRangeError: One does not.
+    """
+    room = np.append(sections["sh_size"], np.uint64(MOST_SIZE))[np.maximum(home, -1)]
+    start, size = np.where(home < 0, np.uint64(0), table["st_value"]), table["st_size"]
+    for row in np.flatnonzero((start > room) | (size > room - start))[:1].tolist():
+        end = int(start[row]) + int(size[row])
+        raise SymbolRangeError(Place(name), row, end, int(room[row]))
 
 
 def wide_indices(

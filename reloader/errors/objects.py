@@ -200,6 +200,22 @@ class RelocationOffsetError(ObjectError):
 
 
 @dataclass(eq=False)
+class SymbolRangeError(ObjectError):
+    """A symbol of bytes that its section does not have."""
+
+    row: int
+    end: int  # of the symbol
+    size: int  # of the section
+
+    code = "bad-symbol"
+
+    def what(self) -> str:
+        """Return the fact."""
+        past = f"past its section's end at {self.size:#x}"
+        return f"symbol {self.row} ends at {self.end:#x}, {past}"
+
+
+@dataclass(eq=False)
 class RelocationFormatError(ObjectError):
     """Relocations in a form that this processor's ABI does not use."""
 

@@ -124,13 +124,14 @@ class InlinedProblem:
     unit: str
     user: str
     wanted: str  # checksums of the implementation
-    new: str
+    new: str | None  # None: there is no .cmx
 
     def __str__(self) -> str:
         """Return who inlined what."""
+        new = self.new or "unknown: its .cmx is missing"
         return (
             f"{self.unit}: {self.user} was optimised with its old code ({self.wanted}, now "
-            f"{self.new}), which a reload of {self.unit} alone leaves there\n"
+            f"{new}), which a reload of {self.unit} alone leaves there\n"
             f"    Rebuild and reload {self.user} with it, or build with -opaque, as dune's dev "
             "profile does."
         )

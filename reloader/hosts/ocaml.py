@@ -27,6 +27,7 @@ from reloader.errors.ocaml import (
 )
 from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
+from reloader.hosts.caml.holders import OldCode
 from reloader.hosts.caml.order import initialisation_order
 from reloader.hosts.caml.registry import Registry
 from reloader.hosts.caml.runtime import Pair, Runtime
@@ -77,6 +78,7 @@ class Ocaml:
         self.unfit: dict[Key, ReloaderError] = {}  # live, but nothing tells what they are
         self.shapes = LiveShapes()
         self.registry = Registry(saved.load_places(rows.get(saved.REGISTERED, "")))
+        self.old = OldCode()
         self.unused = False  # nobody has seen the state of units to come: it begins anew
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
@@ -182,8 +184,7 @@ class Ocaml:
         place = place_of(graph, row, unit)
         changed = self.world.changed
         functions = pairs(before.info if before else None, info, changed)
-        live = self.program.objects.get(file.key)
-        old = live.file if live and before else None
+        old = self.program.objects.get(file.key) if before else None
         return Change(file, unit, info, before, old, place, state, functions, changed)
 
     def version(self, live: LiveObject) -> LiveObject:
@@ -277,6 +278,9 @@ class Ocaml:
             self.units[change.file.key] = after(change)
             self.registry.add(change.place)
             self.world.adopt(change.file)
+        self.old.add(cast("Details", plan.details).changes)
+        self.old.forget(self.registry.places)
+        plan.notes += self.old.notes(self.program, list(self.units.values()))
 
     def rows(self, plan: HostPlan | None = None) -> dict[str, str]:
         """Return what a later daemon has to know, by name; of a plan: once it is live."""
@@ -371,7 +375,9 @@ class Ocaml:
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget units that nothing reaches."""
-        return self.registry.let_go(self.runtime, superseded)
+        holds = self.registry.let_go(self.runtime, superseded)
+        self.old.forget(self.registry.places)
+        return self.old.named(holds, self.program, list(self.units.values()))
 
 
 def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:

@@ -31,12 +31,12 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
         plan.held.append(Held(plan.directory, generation, ("", "")))
         program.directory = plan.directory
     program.ledger.add(plan.held)
-    program.host.adopt(plan.host)
     for slot in [*plan.redirected, *plan.host.redirected]:
         if slot != NO_ROW:
             program.redirects.setdefault(slot, [])
     for slot, write in plan.writes():
         program.redirects[slot].append(write)
+    program.host.adopt(plan.host)
     program.dead_slots.difference_update(plan.flips.slot.tolist())
     program.retained.difference_update(plan.flips.slot.tolist())
     program.generation = generation

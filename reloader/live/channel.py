@@ -27,7 +27,7 @@ NAMES: Final = (
     "permission for a tracer", "patching of unwind look-ups", "tracking of writes",
     "initial values of thread-locals", "look-up of thread-locals", "count of destructors",
     "function call that may throw", "entering of the OCaml runtime", "OCaml script",
-    "retirement of OCaml units", "hold at an OCaml unit",
+    "retirement of OCaml units", "hold at an OCaml unit", "registration of symbols",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
 FAILED: Final = (1 << 64) - 1
@@ -167,6 +167,29 @@ class Channel:
             text = self._bytes[layout.TEXT_OFFSET :][: part.nbytes]
             text.view(np.uint64)[:] = part
             self.checked(layout.OP_DISCARD, len(part) // 2)
+
+    def show_symbols(self, files: Sequence[tuple[int, int, bytes]]) -> None:
+        """Tell debuggers of code: its address, its size, and the file that describes it."""
+        packed, count = bytearray(), 0
+        for addr, size, content in files:
+            head = np.array([addr, size, len(content)], np.uint64).tobytes()
+            row = head + content + bytes(-len(content) % 8)
+            if len(packed) + len(row) > layout.TEXT_SIZE:
+                self._show_packed(packed, count)
+                packed, count = bytearray(), 0
+            if len(row) <= layout.TEXT_SIZE:  # with names of hundreds of bytes it may be more
+                packed += row
+                count += 1
+        self._show_packed(packed, count)
+
+    def _show_packed(self, packed: bytearray, count: int) -> None:
+        words = np.frombuffer(bytes(packed), np.uint64)
+        self.exchange(layout.OP_JIT_REGISTER, (count,), words, self._must_be_zero, 10.0)
+
+    def _must_be_zero(self, result: int, error: int, reply: U8) -> None:
+        del reply
+        if result:
+            raise AgentCommandError(self.pid, NAMES[layout.OP_JIT_REGISTER], error)
 
     def _pack(self, names: Sequence[bytes], first: int) -> int:
         """Put as many names as fit into the text area; return how many."""

@@ -15,7 +15,7 @@ from reloader.errors.live import TargetGoneError, TargetMemoryError
 from reloader.ids import U8, U64, Addr, Region
 from reloader.live.arena import MappedArena, Window
 from reloader.live.ptrace import R_RIP, empty_registers
-from reloader.live.target import Allocation, Mapping
+from reloader.live.target import Allocation, Mapping, SymbolFile
 from reloader.live.thread_room import ThreadRoom
 from stubs import layout
 
@@ -91,6 +91,7 @@ class FakeTarget:
         self.operations: list[str] = []
         self.fail_at = 0
         self.discarded: list[Allocation] = []
+        self.shown: list[SymbolFile] = []
         self._last_stop_us = 0.0
         self.thread_room = ThreadRoom(-4096, 4096, np.zeros(8, np.uint64))
         self.thread_image = np.zeros(4096, np.uint8)
@@ -219,6 +220,11 @@ class FakeTarget:
         """Note what was dropped."""
         self.step("discard")
         self.discarded += allocations
+
+    def show_symbols(self, files: Sequence[SymbolFile]) -> None:
+        """Keep what debuggers would see."""
+        self.step("show_symbols")
+        self.shown += files
 
     def _find(self, addr: Addr | int, size: int) -> tuple[U8, str] | None:
         for region in (Region.CODE, Region.RODATA, Region.DATA):

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -31,7 +32,7 @@ RTLD_NOW: Final = 2
 NO_THREAD_ROOM: Final = "static TLS block"  # what dlopen says when its surplus is used up
 SYS_MEMFD_CREATE, SYS_CLOSE = 319, 3
 MFD_CLOEXEC: Final = 1
-AGENT_NAME: Final = b"reloader-agent\0"  # not longer than /proc/self/fd/0
+AGENT_NAME: Final = b"reloader-agent\0"
 SO_PASSCRED, SCM_CREDENTIALS = 16, 2
 
 
@@ -111,8 +112,9 @@ def adopt(pid: int, sock: socket.socket) -> Adopted:
     return Adopted(process, sock)
 
 
-def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: bytes) -> int:
+def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: Path) -> int:
     """Bring the agent's bytes in and open them as a library; return its load address."""
+    known_as = bytes(agent) + b"\0"
     pid = entrance.pid
     thread.write(thread.scratch, AGENT_NAME)
     fd = thread.syscall(SYS_MEMFD_CREATE, thread.scratch, MFD_CLOEXEC)
@@ -120,13 +122,16 @@ def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: bytes) -> int
         raise InjectionError(pid, "memfd_create", os.strerror(-fd))
     try:
         with open(f"/proc/{pid}/fd/{fd}", "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(agent)
-        thread.write(thread.scratch, f"/proc/self/fd/{fd}\0".encode())
+            file.write(agent.read_bytes())
+        # with room for the other name; any number of slashes is one
+        name = f"/proc/self/fd/{fd}".encode().rjust(len(known_as), b"/")
+        thread.write(thread.scratch, name + b"\0")
         handle = thread.call(entrance.dlopen, thread.scratch, RTLD_NOW)
         if not handle:
             raise InjectionError(pid, "dlopen", _last_dl_error(thread, entrance))
         # A debugger would open the name in its own /proc/self/fd, a pipe perhaps, and hang.
-        thread.write(int.from_bytes(thread.read(handle + 8, 8), "little"), AGENT_NAME)  # l_name
+        # In the agent's file it finds where code is announced (agent/jit.c).
+        thread.write(int.from_bytes(thread.read(handle + 8, 8), "little"), known_as)  # l_name
         return int.from_bytes(thread.read(handle, 8), "little")  # link_map.l_addr
     finally:
         thread.syscall(SYS_CLOSE, fd)
@@ -184,16 +189,16 @@ def attach(pid: int) -> Process:
     raise_obstacles(pid)
     late, bare = layout.late_agent_paths()
     try:
-        return _enter(pid, late.read_bytes())
+        return _enter(pid, late)
     except InjectionError as error:
         if NO_THREAD_ROOM not in error.why:
             raise
-        return _enter(pid, bare.read_bytes())
+        return _enter(pid, bare)
 
 
-def _enter(pid: int, agent: bytes) -> Process:
+def _enter(pid: int, agent: Path) -> Process:
     """Bring an agent in and start it."""
-    entrance = survey(pid, agent)
+    entrance = survey(pid, agent.read_bytes())
     with first_in_line():
         started = time.perf_counter_ns()
         with _borrowed(entrance) as thread:

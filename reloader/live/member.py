@@ -25,7 +25,7 @@ from reloader.live.channel import Channel, open_pidfd
 from reloader.live.choose import borrow_thread, survey
 from reloader.live.maps import read_maps
 from reloader.live.pagemap import Pagemap
-from reloader.live.target import Allocation, Mapping
+from reloader.live.target import Allocation, Mapping, SymbolFile
 from reloader.live.thread_room import ThreadRoom
 from stubs import layout
 
@@ -238,6 +238,11 @@ class Member:
             parts = [part for part in parts if self._has_copies(*part)]
         if parts:
             self.channel.discard(parts)
+
+    def show_symbols(self, files: Sequence[SymbolFile]) -> None:
+        """Tell debuggers of code, if the process has an agent: a debugger is not worth one."""
+        if self._has_agent:
+            self.channel.show_symbols([(int(f.code.addr), f.code.size, f.content) for f in files])
 
     def _has_copies(self, addr: int, size: int) -> bool:
         pagemap = Pagemap(self.pid)

@@ -29,7 +29,7 @@ from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, st
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.member import Member, Restorers, Shared, start_time
 from reloader.live.stopped_family import stopped_family
-from reloader.live.target import Allocation, Mapping, Stopped
+from reloader.live.target import Allocation, Mapping, Stopped, SymbolFile
 from reloader.live.thread_room import ThreadRoom
 from reloader.live.threads import StopClock
 from stubs import layout
@@ -171,6 +171,12 @@ class Process:
                 done.add(member.pid)
                 with contextlib.suppress(TargetGoneError):
                     member.discard(allocations)
+
+    def show_symbols(self, files: Sequence[SymbolFile]) -> None:
+        """Tell debuggers of code in every process that has an agent."""
+        for member in self.members():
+            with contextlib.suppress(TargetGoneError):
+                member.show_symbols(files)
 
     def thread_destructors(self, handle: int) -> int:
         """Return how many destructors threads of all processes still have to call."""

@@ -43,6 +43,14 @@ class Allocation:
     size: int  # bytes, a multiple of the page size
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolFile:
+    """What debuggers need to know of some code."""
+
+    code: Allocation  # with whose pages it goes
+    content: bytes  # an ELF file
+
+
 class Stopped(Protocol):
     """All threads of the target stand still; memory may be written."""
 
@@ -226,5 +234,12 @@ class Target(Protocol):
         ...
 
     def discard(self, allocations: Sequence[Allocation]) -> None:
-        """Drop the target's private copies of arena pages before they are reused."""
+        """Drop the target's private copies of arena pages before they are reused.
+
+        What debuggers were told of code there goes with them.
+        """
+        ...
+
+    def show_symbols(self, files: Sequence[SymbolFile]) -> None:
+        """Tell debuggers of code; processes without an agent of their own are left out."""
         ...

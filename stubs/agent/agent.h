@@ -47,7 +47,7 @@ enum reloader_op {
   RELOADER_PING = 0,
   RELOADER_RESOLVE = 1,    /* args: names, text bytes -> one address a name in the reply area */
   RELOADER_CALL = 2,       /* args: function, a0..a5 -> result */
-  RELOADER_DISCARD = 3,    /* args: pairs; text holds (addr, size) pairs: MADV_DONTNEED each */
+  RELOADER_DISCARD = 3,    /* args: pairs; text holds (addr, size) pairs: MADV_DONTNEED each; symbol files of code there go, too */
   RELOADER_SYNC_CORE = 4,  /* membarrier */
   RELOADER_CLOSE = 5,      /* args: descriptor */
   RELOADER_PTRACER = 6,    /* args: pid that may trace us (yama) */
@@ -60,7 +60,8 @@ enum reloader_op {
   RELOADER_OCAML_ATTACH = 13, /* args: count, seen to have let go; text: addresses in ocaml.h's order -> mode */
   RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
   RELOADER_OCAML_RETIRE = 15, /* args: limit, count, budget; text: units -> how many stay; reply: three words each */
-  RELOADER_OCAML_HOLD = 16    /* args: entry of a unit to wait at (0: let go), limit -> 0; before main only */
+  RELOADER_OCAML_HOLD = 16,   /* args: entry of a unit to wait at (0: let go), limit -> 0; before main only */
+  RELOADER_JIT_REGISTER = 17  /* args: count; text: symbol files for debuggers, as in jit.c -> 0 */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };

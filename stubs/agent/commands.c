@@ -47,8 +47,10 @@ static uint64_t offset_of(char *name) { return reloader_thread_offset(name); }
 
 static uint64_t discard(const struct reloader_command *command) {
   const uint64_t *pairs = (const uint64_t *)text_area();
-  for (uint64_t i = 0; i < command->args[0] && i * 16 < RELOADER_TEXT_SIZE; i++)
+  for (uint64_t i = 0; i < command->args[0] && i * 16 < RELOADER_TEXT_SIZE; i++) {
+    reloader_jit_forget(pairs[2 * i], pairs[2 * i + 1]);
     if (madvise((void *)pairs[2 * i], pairs[2 * i + 1], MADV_DONTNEED)) return (uint64_t)-1;
+  }
   return 0;
 }
 
@@ -99,6 +101,8 @@ static uint64_t run(struct reloader_command *command) {
       return reloader_caml_retire(args, (uint64_t *)text_area(), reply_area());
     case RELOADER_OCAML_HOLD:
       return reloader_caml_hold(args);
+    case RELOADER_JIT_REGISTER:
+      return reloader_jit_register(args[0], text_area());
     default:
       errno = ENOSYS;
       return (uint64_t)-1;

@@ -40,6 +40,10 @@ uint64_t reloader_call_catching(const uint64_t *call, uint64_t *reply);
 /* crash.c */
 void reloader_crash_prepare(void);
 
+/* jit.c */
+uint64_t reloader_jit_register(uint64_t count, const char *text);
+void reloader_jit_forget(uint64_t start, uint64_t size);
+
 /* commands.c */
 void reloader_serve(void);
 

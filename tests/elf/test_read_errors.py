@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -207,6 +208,17 @@ def test_a_symbol_of_an_unknown_section_names_both_numbers(data: bytes) -> None:
     found = read_object("/p/hud.o", data)
     bad = replaced(data, section_offset(found, b".symtab") + 24 * 2 + 6, 777, 2)
     expected = f"symbol 2 refers to section 777, but there are {len(found.sections)}."
+    assert text_of(bad) == f"/p/hud.o: {expected}{TAIL}{AGAIN}"
+
+
+@pytest.mark.parametrize(("field", "value"), [(8, 1 << 63), (16, (1 << 64) - 1), (16, 0x4000)])
+def test_a_symbol_past_its_section_names_both_ends(data: bytes, field: int, value: int) -> None:
+    found = read_object("/p/hud.o", data)
+    row = int(np.flatnonzero(found.symbol_sections >= 0)[-1])
+    own, size = found.symbols[row], int(found.sections["sh_size"][found.symbol_sections[row]])
+    bad = replaced(data, section_offset(found, b".symtab") + 24 * row + field, value, 8)
+    end = value + int(own["st_size"] if field == 8 else own["st_value"])
+    expected = f"symbol {row} ends at {end:#x}, past its section's end at {size:#x}."
     assert text_of(bad) == f"/p/hud.o: {expected}{TAIL}{AGAIN}"
 
 

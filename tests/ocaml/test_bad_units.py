@@ -70,18 +70,38 @@ def test_a_unit_without_its_interface(counter: Project) -> None:
     assert "counter.cmi" in refused(counter)
 
 
-def test_a_unit_whose_code_nothing_describes_is_taken_where_nobody_inlines(
-    counter: Project,
+def save_without_cmx(project: Project) -> None:
+    """Save another version of the counter's object, with nothing that describes its code."""
+    obj = project.folder / "counter.o"
+    for suffix in (".cmx", ".cmt"):
+        obj.with_suffix(suffix).unlink()
+    (project.folder / "new").write_bytes(obj.read_bytes().replace(b"first", b"other"))
+    (project.folder / "new").rename(obj)
+
+
+def test_a_unit_without_a_cmx_is_taken_where_nobody_inlines(
+    compiler: Compiler, tmp_path: Path
 ) -> None:
-    assert counter.program.ask("name") == "first"
-    obj = counter.folder / "counter.o"
-    (counter.folder / "counter.cmx").unlink()
-    (counter.folder / "counter.cmt").unlink()
-    (counter.folder / "new").write_bytes(obj.read_bytes().replace(b"first", b"other"))
-    (counter.folder / "new").rename(obj)
-    row = counter.settled()
-    print(row)
-    assert 0
+    with project_of(compiler, tmp_path, "counter") as project:
+        project.run()
+        assert project.program.ask("bump 7") == "7"
+        save_without_cmx(project)
+        row = project.settled()
+        assert row["outcome"] == "live"
+        assert any("there is no .cmt file" in note for note in row["notes"])
+        assert [project.program.ask("name"), project.program.ask("total")] == ["other", "7"]
+
+
+def test_a_unit_without_a_cmx_is_refused_where_others_inlined_it(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    with project_of(compiler, tmp_path, "counter", opaque=False) as project:
+        project.run()
+        save_without_cmx(project)
+        text = refused(project)
+        assert "Main" in text
+        assert ".cmx is missing" in text
+        assert project.program.ask("name") == "first"
 
 
 def test_an_initialiser_without_end_is_given_up(compiler: Compiler, tmp_path: Path) -> None:
@@ -92,8 +112,8 @@ def test_an_initialiser_without_end_is_given_up(compiler: Compiler, tmp_path: Pa
         text = "let add a b = a + b"
         row = project.save("counter.ml", text, f"let () = while true do () done\n{text}")
         assert row["outcome"] != "live"
-        assert "Counter" in row["error"]
-        assert "0.3" in row["error"]
+        assert "the initialiser of Counter" in row["error"]
+        assert "takes too long" in row["error"]
         assert [project.program.ask("bump 1"), project.program.ask("hidden")] == ["4", "2"]
         row = project.save("counter.ml", "while true do () done", "()")
         assert row["outcome"] == "live"

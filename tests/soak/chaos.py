@@ -10,7 +10,7 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +104,10 @@ class Chaos:
 
     def edit(self) -> None:
         """Save one or more valid versions, and see them run."""
-        picked = self.random.sample(range(PARTS), self.random.randint(1, PARTS))
+        self.edit_some(self.random.sample(range(PARTS), self.random.randint(1, PARTS)))
+
+    def edit_some(self, picked: Sequence[int]) -> None:
+        """Save versions of some objects, and see them run."""
         self.version += 1
         paths = [str(self.program.edit(which, self.version)) for which in picked]
         self.load(paths, {"live", "unchanged"})
@@ -178,10 +181,11 @@ class Chaos:
             self.no(f"mutated object: {answer['error']}")
 
     def roll_back(self) -> None:
-        """Go back, then forth by an edit."""
+        """Go back, then forth by edits."""
         with suppress(RemoteError):  # there may be nothing before it
             self.daemon().rollback()
-        self.edit()
+        self.look()
+        self.edit_some(range(PARTS))  # the files are what is live again
 
     def ask(self) -> None:
         """Ask what costs nothing to answer."""

@@ -215,9 +215,8 @@ def _made_of(types: Sequence[Declaration], path: str, own: Mapping[str, object])
 
 def inlined_problems(unit: UnitInfo, together: Live, live: Live) -> Iterator[Problem]:
     """Yield live units that have code of a unit's old version in their own."""
-    if unit.implementation is None:
-        return
+    now = unit.implementation.crc if unit.implementation else None
     for other in live.values():
         wanted = implementations_of(other).get(unit.name)
-        if wanted not in {None, unit.implementation.crc} and other.name not in together:
-            yield InlinedProblem(unit.shown, other.shown, str(wanted), unit.implementation.crc)
+        if wanted not in {None, now} and other.name not in together:
+            yield InlinedProblem(unit.shown, other.shown, str(wanted), now)

@@ -79,10 +79,10 @@ class LiveShapes:
         self._live[change.file.key] = change.file, now
         if before is None or change.old is None:
             return [f"{shown}.{new.path}" for _, new in change.functions], []
-        if known is not None and known[0] is change.old:
+        if known is not None and known[0] is change.old.file:
             then = known[1]
         else:
-            then = shapes_of(change.old, before.object.symbol, before.info.slots)
+            then = shapes_of(change.old.file, before.object.symbol, before.info.slots)
         found = [
             f"{shown}.{new.path}"
             for old, new in change.functions

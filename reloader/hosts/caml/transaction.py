@@ -7,6 +7,7 @@ from reloader.hosts.caml.changed_types import Names
 from reloader.hosts.caml.state import StatePlan
 from reloader.hosts.caml.unit_object import UnitObject, UnitPlace
 from reloader.hosts.caml.units import Slot, UnitInfo
+from reloader.live.objects import LiveObject
 from reloader.live.program import Key
 
 
@@ -43,7 +44,7 @@ class Change:
     object: UnitObject
     info: UnitInfo
     before: Unit | None  # None: new to the program
-    old: ObjectFile | None  # the object of before
+    old: LiveObject | None  # the version of before
     place: UnitPlace
     state: StatePlan
     functions: list[tuple[Slot | None, Slot]]  # its function fields, before and after

@@ -105,7 +105,13 @@ def shown_unit(name: str) -> str:
 
 def plain(row: UnitInfo | Implementation | Slot | Declaration) -> dict[str, Any]:
     """Return the fields of a record; `asdict` copies what is in them, and is slow."""
-    return {field.name: getattr(row, field.name) for field in fields(row)}
+    return {name: getattr(row, name) for name in _NAMES[type(row)]}
+
+
+_NAMES = {
+    kind: tuple(field.name for field in fields(kind))
+    for kind in (UnitInfo, Implementation, Slot, Declaration)
+}
 
 
 def unit_from_json(data: dict[str, Any]) -> UnitInfo:
