@@ -73,6 +73,8 @@ def socket_pair() -> tuple[int, int]:
         raise AgentMissingError(AGENT)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with near, far:
+        # before the agent sends: a wrapper's pid would stand for the program's
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         high = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, _FD_FLOOR)
         return high, os.dup(far.fileno())
 

@@ -46,6 +46,8 @@ def prepare_spawn(
     """
     child, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child.set_inheritable(True)
+    # before the agent sends: a wrapper's pid would stand for the program's
+    daemon.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
     added = {"RELOADER_FD": str(child.fileno()), "RELOADER_DAEMON_PID": str(os.getpid())}
     if program:
         added["RELOADER_PROGRAM"] = program
@@ -73,7 +75,6 @@ class Adopted:
 def _receive_hello(pid: int, sock: socket.socket) -> tuple[np.void, int, int]:
     """Return the agent's hello, the memfd (or -1) and the sender's pid as we see it."""
     sock.settimeout(HELLO_SECONDS)
-    sock.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
     space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
     try:
         data, parts, _, _ = sock.recvmsg(layout.HELLO.itemsize, space)

@@ -242,7 +242,8 @@ class Member:
     def show_symbols(self, files: Sequence[SymbolFile]) -> None:
         """Tell debuggers of code, if the process has an agent: a debugger is not worth one."""
         if self._has_agent:
-            self.channel.show_symbols([(int(f.code.addr), f.code.size, f.content) for f in files])
+            rows = [(int(file.code.addr), file.code.size, file.content) for file in files]
+            self.channel.show_symbols(rows)
 
     def _has_copies(self, addr: int, size: int) -> bool:
         pagemap = Pagemap(self.pid)

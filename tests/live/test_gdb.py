@@ -1,26 +1,24 @@
 """What gdb finds of reloaded code: names of addresses, frames, and places for breakpoints."""
 
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.ocaml_project import RELOADER
+from reloader.session import Session
+from tests.support.gdb import entries, frames, gdb, pid_of
 from tests.support.road import MAIN, Program, attached, reload
 
-WAITING = """
-#include <unistd.h>
-int pipe_ends[2];
-__attribute__((noinline)) static int wait_inside(int n)
+PARTS = """
+__attribute__((noipa)) static int inner(int n, int *seen)
 {
-    char byte[32];
-    return (int)read(pipe_ends[0], byte, sizeof byte) + n;
+    *seen = n + %d;
+    return *seen * 2;
 }
 int answer(int n)
 {
-    return n < 0 ? wait_inside(n) * 3 : n + 1;
+    int seen = 0, twice = inner(n, &seen);
+    return twice + seen;
 }
 """
 
@@ -28,12 +26,56 @@ int answer(int n)
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
     made = Program(tmp_path)
+    made.compile(main=MAIN, parts=PARTS % 1)
+    made.link()
+    made.start()
     yield made
-    made.stop()
+    assert made.stop() == 0
 
 
-def gdb(pid: int, *commands: str) -> str:
-    words = [word for command in commands for word in ("-ex", command)]
-    options = ["-nx", "-batch", "-iex", "set debuginfod enabled off", "-p", str(pid)]
-    done = subprocess.run(["gdb", *options, *words], check=True, capture_output=True, text=True)
-    return done.stdout + done.stderr
+def address(session: Session, name: str) -> int:
+    """Return where the live body of a function is."""
+    rows = session.program.slot_owners()
+    slot = next(slot for slot, owner in rows.items() if owner == name)
+    return int(session.program.target.arena.slots[slot])
+
+
+def test_an_address_in_new_code_has_its_functions_name(program: Program) -> None:
+    with attached(program) as session:
+        assert reload(session, *program.compile(parts=PARTS % 5)).state == "live"
+        at = address(session, "inner")
+        said = gdb(pid_of(program.process), f"info symbol {at + 1:#x}")
+        assert "inner + 1 in section .text of" in said
+        assert program.ask(1) == 18
+
+
+def test_a_breakpoint_by_name_is_hit_in_new_code_and_its_frames_have_names(
+    program: Program,
+) -> None:
+    with attached(program) as session:
+        assert reload(session, *program.compile(parts=PARTS % 5)).state == "live"
+        at = address(session, "inner")
+        # the first hit is the jump that stands where the function was linked
+        commands = ["break inner", "feed", "continue", "continue", "bt", "print/x $pc"]
+        said = gdb(pid_of(program.process), *commands)
+        assert frames(said)[-3:] == ["inner", "answer", "main"], said
+        assert f"$1 = {at:#x}" in said
+        assert program.line() == str(7 + 5 + 2 * (7 + 5))
+        assert program.ask(1) == 18
+
+
+def test_symbols_go_with_the_code_also_under_a_later_daemon(program: Program) -> None:
+    with attached(program) as session:
+        for number in range(2, 6):
+            assert reload(session, *program.compile(parts=PARTS % number)).state == "live"
+    with attached(program) as session:
+        assert entries(gdb(pid_of(program.process), "maint info jit")) > 2
+        assert reload(session, *program.compile(parts=PARTS % 9)).state == "live"
+        session.retiring.collect()
+        session.retiring.attempt()
+        code = [
+            row for row in session.program.ledger.rows.values() if not row.allocation.region
+        ]
+        assert 1 <= len(code) <= 2
+        assert entries(gdb(pid_of(program.process), "maint info jit")) == len(code)
+        assert program.ask(1) == 30

@@ -81,11 +81,11 @@ def test_closures_with_an_environment_are_named_and_forwarded_functions_are_not(
     ask = project.program.ask
     assert [ask("take"), ask("list"), ask("partial")] == ["done", "done", "6"]
     row = project.save("foo.ml", "a + b + (0 * factor)", "a + (10 * b) + (0 * factor)")
-    why = "(its environment belongs to it)"
+    why = "(its environment belongs to the old version)"
     assert still_old(row) == [
         "still old: Foo.Make in Bar.Copy.Make (nothing leads it to new code)",
-        f"still old: a closure of Foo.(fun at foo.ml:5) in Bar.Copy.tick {why}",
-        f"still old: a closure of Foo.(fun at foo.ml:5) in Bar.table {why}",
+        f"still old: a closure of Foo.(fun at foo.ml:6) in Bar.Copy.tick {why}",
+        f"still old: a closure of Foo.(fun at foo.ml:6) in Bar.table {why}",
         f"still old: a closure of Foo.next in Bar.Made {why}",
     ]
     assert ask("partial") == "15"
@@ -103,7 +103,7 @@ def test_why_names_the_module_that_leads_to_an_old_closure(project: Project) -> 
     project.save("foo.ml", "let factor = 2", "let factor = 3")
     assert [ask("take"), ask("table")] == ["done", "10"]
     row = project.save("foo.ml", "let factor = 3", "let factor = 4")
-    closure = "a closure of Foo.(fun at foo.ml:5) in Bar.table"
+    closure = "a closure of Foo.(fun at foo.ml:6) in Bar.table"
     assert any(closure in note for note in still_old(row))
     assert ask("table") == "10"
     assert closure in runtime_holders(project)

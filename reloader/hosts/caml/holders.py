@@ -26,7 +26,9 @@ from reloader.live.program import Program
 
 WORD: Final = 8
 PAGE: Final = 4096
-MOST_BLOCKS: Final = 3_000  # that one search looks at, nearest to the modules first
+HIGHEST: Final = 1 << 47  # of a user's addresses
+MOST_WORDS: Final = 12_000  # that one search looks at, nearest to the modules first
+BLOCK_COST: Final = 4  # words: what a block costs besides its fields
 MOST_FIELDS: Final = 1_024  # of one block
 MOST_NOTES: Final = 5
 STT_FUNC: Final = 2
@@ -77,7 +79,11 @@ class OldCaller:
     @property
     def note(self) -> str:
         """The same as a line of a report."""
-        why = "nothing leads it to new code" if self.closed else "its environment belongs to it"
+        why = (
+            "nothing leads it to new code"
+            if self.closed
+            else "its environment belongs to the old version"
+        )
         return f"still old: {self.text} ({why})"
 
 
@@ -104,16 +110,19 @@ class Pages:
     def __init__(self, program: Program) -> None:
         """Begin with none."""
         self._read = program.target.read
-        self._known: dict[int, list[int]] = {}
+        self._known: dict[int, memoryview[int]] = {}
 
     def word(self, addr: int) -> int:
         """Return an aligned word, 0 where nothing is mapped."""
+        if not PAGE <= addr < HIGHEST:  # the program moves blocks: a header may be anything
+            return 0
         page = addr // PAGE
         if page not in self._known:
             try:
-                self._known[page] = self._read(Addr(page * PAGE), PAGE).view("<u8").tolist()
+                content = self._read(Addr(page * PAGE), PAGE).tobytes()
             except ReloaderError:
-                self._known[page] = [0] * (PAGE // WORD)
+                content = bytes(PAGE)
+            self._known[page] = memoryview(content).cast("Q")
         return self._known[page][addr % PAGE // WORD]
 
 
@@ -189,19 +198,19 @@ class Search:
         seen = {*blocks, *(unit.block for unit in self.units)}
         todo = deque(self.roots())
         looked = 0
-        while todo and looked < MOST_BLOCKS:
+        while todo and looked < MOST_WORDS:
             step = todo.popleft()
             value = step.value
             if not is_block(value) or value in seen:
                 continue
             seen.add(value)
-            looked += 1
             is_closure, fields = self.fields(value)
+            looked += BLOCK_COST + len(fields)
             if is_closure:
                 found = self.old_caller(step)
                 if found:
                     yield found
-            todo.extend(Step(word, step.place, is_closure) for word in fields)
+            todo.extend(Step(word, step.place, is_closure) for word in fields if not word & 7)
 
     def roots(self) -> Iterator[Step]:
         """Yield what the fields of the units' modules hold, the innermost first."""
@@ -263,4 +272,4 @@ def environment(info: int) -> int:
 
 def is_block(value: int) -> bool:
     """Return whether a value may be a pointer."""
-    return not value & 7 and PAGE <= value < 1 << 47
+    return not value & 7 and PAGE <= value < HIGHEST
