@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from reloader.errors.ocaml import BusyRuntimeError
 from reloader.hosts.caml.runtime import HOLDERS, UNKNOWN, Runtime
 from reloader.hosts.caml.unit_object import UnitPlace
 from reloader.live.host import Hold
@@ -16,6 +17,8 @@ from reloader.live.target import Allocation
 
 BUDGET_US: Final = 5_000  # of a pause in which the runtime looks for what holds old units
 MUCH: Final = 64 << 20  # bytes that wait, for which a longer pause is worth it
+
+UNASKED: Final = "the program has not come to a point where its runtime can be asked"
 
 
 class Registry:
@@ -46,7 +49,7 @@ class Registry:
         """Let the runtime forget units that nothing reaches; return what holds the others.
 
         Raises:
-            ReloaderError: The program does not come to a safe point.
+            ReloaderError: The agent failed.
         """
         waiting = [
             place for place in self.places.values() if 0 not in parts_of(superseded, place)
@@ -56,7 +59,10 @@ class Registry:
         holds: list[Hold] = []
         begins = [place.code_begin for place in waiting]
         much = sum(part.size for part in superseded) > MUCH
-        answers = runtime.retire(begins, budget_us=0 if much else BUDGET_US)
+        try:
+            answers = runtime.retire(begins, budget_us=0 if much else BUDGET_US)
+        except BusyRuntimeError:
+            return [Hold(begin, 0, UNASKED) for begin in begins]
         for place, found in zip(waiting, answers, strict=True):
             if found.gone or found.kind == UNKNOWN:
                 del self.places[place.code_begin]

@@ -25,6 +25,7 @@ from stubs import layout
 __all__ = ["Pair", "Place", "Retired", "RunResult", "Runtime", "Script"]
 
 LIMIT_MS: Final = 10_000  # to reach a safe point
+RETIRE_MS: Final = 300  # the same for what can wait, and must not hold up a reload
 PATIENCE_MS: Final = 5_000  # for one initialiser
 _SLACK: Final = 10.0  # seconds more that the agent may take for the work itself
 _HEADER: Final = 8  # words of the reply to a script
@@ -184,15 +185,16 @@ class Runtime:
 
         def answer(result: int, error: int, reply: U8) -> list[Retired]:
             if result == FAILED and error == errno.EAGAIN:
-                raise BusyRuntimeError(self.process.pid, self.limit_ms, "retiring old units")
+                raise BusyRuntimeError(self.process.pid, limit_ms, "retiring old units")
             if result == FAILED:
                 raise AgentCommandError(self.process.pid, "retirement of OCaml units", error)
             rows = reply[: 24 * len(code_begins)].view(np.uint64).reshape(-1, 3).tolist()
             return [Retired(*row) for row in rows]
 
+        limit_ms = min(self.limit_ms, RETIRE_MS)
         words = np.array(code_begins, np.uint64)
-        arguments = (self.limit_ms, len(words), budget_us)
-        timeout = self.limit_ms / 1e3 + _SLACK
+        arguments = (limit_ms, len(words), budget_us)
+        timeout = limit_ms / 1e3 + _SLACK
         return self.process.channel.exchange(
             layout.OP_OCAML_RETIRE, arguments, words, answer, timeout
         )
