@@ -17,6 +17,7 @@ from tests.bench import (
     link_scale,
     modes,
     ocaml,
+    ocaml_server,
     road,
     servers,
     stops,
@@ -40,6 +41,7 @@ BENCHES: Final[dict[str, Callable[[Path], list[Figure]]]] = {
     "types": types.measure,
     "servers": servers.measure,
     "ocaml": ocaml.measure,
+    "ocaml-server": ocaml_server.measure,
     "endurance": endurance.measure,
 }
 
