@@ -141,12 +141,15 @@ def require_inside(
 ) -> None:
     """Check that symbols lie in their sections: where they do not, code would be entered there.
 
+    In an empty section a size means nothing: there is nothing to enter.
+
     Raises:
         SymbolRangeError: One does not.
     """
     room = np.append(sections["sh_size"], np.uint64(MOST_SIZE))[np.maximum(home, -1)]
     start, size = np.where(home < 0, np.uint64(0), table["st_value"]), table["st_size"]
-    for row in np.flatnonzero((start > room) | (size > room - start))[:1].tolist():
+    longer = (size > room - start) & (room > 0)
+    for row in np.flatnonzero((start > room) | longer)[:1].tolist():
         end = int(start[row]) + int(size[row])
         raise SymbolRangeError(Place(name), row, end, int(room[row]))
 

@@ -188,6 +188,7 @@ def test_a_unit_that_was_inlined_must_bring_its_users(
     text = str(error)
     assert text.startswith("Foo: Main was optimised with its old code (")
     assert problem.wanted in text
+    assert problem.new is not None
     assert problem.new in text
     assert "-opaque" in text
     program.made.compile("main.ml")

@@ -17,7 +17,7 @@ from reloader.ids import NO_ADDR, U8, U64, Addr, SlotId
 from reloader.live import ptrace
 from reloader.live.maps import read_maps
 from reloader.live.redirect import OriginalFunctions
-from reloader.live.target import Allocation, Arena, Mapping
+from reloader.live.target import Allocation, Arena, Mapping, SymbolFile
 from reloader.live.thread_room import ThreadRoom
 
 
@@ -116,6 +116,9 @@ class Child:
 
     def follow(self) -> bool:
         return True
+
+    def show_symbols(self, files: Sequence[SymbolFile]) -> None:
+        assert files
 
     def write_data(self, addr: Addr, data: bytes) -> None:
         assert ptrace.write_memory(self.pid, addr, data) == len(data)
