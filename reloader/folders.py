@@ -44,6 +44,7 @@ _INSIDE = Mask(
 )
 _ABOVE = Mask(_ALWAYS)
 _NO_WATCH = WatchDescriptor(-1)
+_REBUILDS = 20  # looks at folders that change while they are looked at
 _ABOVE_NAMES = Mask(_ALWAYS | _C.IN_CREATE | _C.IN_MOVED_TO | _C.IN_DELETE | _C.IN_MOVED_FROM)
 
 
@@ -117,12 +118,17 @@ class FolderTree:
         Raises:
             WatchLimitError: The kernel gives no more watches.
         """
-        with self._lock:
-            self.clear()
-            for root in sorted({str(pattern.root) for pattern in self._patterns}):
-                self._watch_above(root)
-                for folder in self.folders_below(root):
-                    self._add(folder, above=False, mask=_INSIDE)
+        roots = sorted({str(pattern.root) for pattern in self._patterns})
+        for _ in range(_REBUILDS):
+            before = _states_above(roots)
+            with self._lock:
+                self.clear()
+                for root in roots:
+                    self._watch_above(root)
+                    for folder in self.folders_below(root):
+                        self._add(folder, above=False, mask=_INSIDE)
+            if _states_above(roots) == before:
+                return  # what changes from now on is told by an event
 
     def clear(self) -> None:
         """Watch nothing."""
@@ -321,6 +327,20 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return (state.st_dev, state.st_ino) if stat.S_ISDIR(state.st_mode) else None
+
+
+def _states_above(roots: Sequence[str]) -> list[tuple[int, int, int] | None]:
+    """Return what tells the folders on the way to some roots from others of their names."""
+    found: list[tuple[int, int, int] | None] = []
+    for root in roots:
+        for path in (Path(root), *Path(root).parents):
+            try:
+                state = path.stat()
+            except OSError:
+                found.append(None)
+            else:  # a number is given again at once, its time of change is not
+                found.append((state.st_dev, state.st_ino, state.st_ctime_ns))
+    return found
 
 
 def _inodes_above(path: str) -> frozenset[tuple[int, int]]:
