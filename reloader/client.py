@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from reloader.errors.daemon import DaemonGoneError, ProtocolError, RemoteError
-from reloader.project import Project, find_project
-from reloader.protocol import Channel, Event, Reply, Request
-from reloader.start import connect
+from reloader.wire.project import Project, find_project
+from reloader.wire.protocol import Channel, Event, Reply, Request
+from reloader.wire.start import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from reloader.answers import (
+    from reloader.wire.answers import (
         CheckAnswer,
         FindingAnswer,
         HolderAnswer,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         StatusAnswer,
         TargetAnswer,
     )
-    from reloader.protocol import Json
+    from reloader.wire.protocol import Json
 
 _STOP_S: Final = 30.0
 

@@ -14,10 +14,8 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol
 
-from reloader.clock import Clock
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.hooks import Hooks, Occasion
 from reloader.ids import Generation
 from reloader.link.passes.anew import Anew
 from reloader.link.passes.resolve import Lines, no_lines
@@ -29,9 +27,11 @@ from reloader.live.linking import IN_PLACE, link_transaction
 from reloader.live.plan import Plan
 from reloader.live.program import Program
 from reloader.live.same_libraries import require_same_libraries
-from reloader.outcome import Outcome
-from reloader.plugins import Event, Plugins
-from reloader.report import describe
+from reloader.session.clock import Clock
+from reloader.session.hooks import Hooks, Occasion
+from reloader.session.outcome import Outcome
+from reloader.session.plugins import Event, Plugins
+from reloader.session.report import describe
 
 STEPS = {
     "link": "linking",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from reloader.elf.read import read_object
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.elf import compiled, replaced
 from tests.support.faults import books, check_consistency
 from tests.support.road import MAIN, Program, attached

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reloader.errors.session import StateLostError
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.elf import compiled
 from tests.support.faults import books, check_consistency
 from tests.support.road import MAIN, Program, attached

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from reloader.build import MAX_RESTARTS, BuildResult, BuildRunner
-from reloader.child import BoundedOutput
 from reloader.errors.watch import BuildFailedError, BuildStartError
-from reloader.globs import parse_pattern
-from reloader.settle import Files  # noqa: TC001 - the tree imports types plainly, as everywhere else
-from reloader.stale import stale_objects
-from reloader.watch import Watcher
+from reloader.watching.build import MAX_RESTARTS, BuildResult, BuildRunner
+from reloader.watching.child import BoundedOutput
+from reloader.watching.globs import parse_pattern
+from reloader.watching.settle import Files  # noqa: TC001 - the tree imports types plainly, as everywhere else
+from reloader.watching.stale import stale_objects
+from reloader.watching.watch import Watcher
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
-from reloader.inputs import members, read_files
 from reloader.link.cache import Cache, bytes_of, copied
 from reloader.link.graph import LinkGraph
 from reloader.link.pipeline import built, link_graph, mark_first_load
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.live.inputs import members, read_files
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.link import ARCH, FakeArena, Names, compile_object, link_setting
 from tests.support.road import MAIN, Program, attached, reload
 

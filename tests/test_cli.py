@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from reloader import show
 from reloader.cli import VERBS
 from reloader.client import Client
-from reloader.project import Project
+from reloader.commands import show
+from reloader.wire.project import Project
 from tests.support.daemon import CLI, cli, fake_project, start_fake
 
 

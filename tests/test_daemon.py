@@ -21,9 +21,9 @@ from reloader.errors.daemon import (
     RemoteError,
     UntrustedPlaceError,
 )
-from reloader.project import Project, check_private, find_project, start_time_of
-from reloader.protocol import Channel, Reply, Request
-from reloader.start import connect
+from reloader.wire.project import Project, check_private, find_project, start_time_of
+from reloader.wire.protocol import Channel, Reply, Request
+from reloader.wire.start import connect
 from tests.support.daemon import DAEMON, fake_project, start_fake
 
 

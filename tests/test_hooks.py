@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from reloader.config import Config, HooksConfig
-from reloader.engine import WatchOptions
-from reloader.protocol import Event
-from reloader.sessions import Sessions
+from reloader.server.engine import WatchOptions
+from reloader.server.sessions import Sessions
+from reloader.wire.protocol import Event
 from tests.support.road import MAIN, Program, attached, reload
 
 TEXT = """

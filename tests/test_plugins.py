@@ -25,8 +25,8 @@ from reloader.ids import NO_ADDR, SlotId
 from reloader.link.graph import LinkGraph
 from reloader.link.hooks import Border
 from reloader.link.pipeline import link_graph, mark_first_load, read_graph
-from reloader.plugins import HOOKS, Event, Plugins, load_plugins
-from reloader.session import Session
+from reloader.session.plugins import HOOKS, Event, Plugins, load_plugins
+from reloader.session.session import Session
 from tests.support.link import ARCH, FakeArena, Names, compile_object, link_setting
 from tests.support.road import MAIN, Program, reload
 

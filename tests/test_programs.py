@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from reloader.client import Client
+from reloader.commands.show import status
 from reloader.errors.daemon import RemoteError
-from reloader.project import Project
-from reloader.show import status
+from reloader.wire.project import Project
 from tests.support.family import PART, Family, until_gone
 from tests.support.live import until
 

@@ -9,9 +9,9 @@ from collections.abc import Generator
 
 import pytest
 
-from reloader import protocol
 from reloader.errors.daemon import MessageTooLargeError, PeerError, ProtocolError
-from reloader.protocol import Channel, Event, Failure, Reply, Request, check_peer
+from reloader.wire import protocol
+from reloader.wire.protocol import Channel, Event, Failure, Reply, Request, check_peer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from reloader.errors.session import NotLoadedError
 from reloader.ids import NO_ADDR, Region
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.road import MAIN, Program, attached, reload
 
 TABLE = """

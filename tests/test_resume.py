@@ -8,7 +8,7 @@ import pytest
 
 from reloader.errors.live import AlreadyAttachedError
 from reloader.errors.session import StateLostError
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.faults import Orders, check_consistency, run_daemon
 from tests.support.road import MAIN, Program, attached, reload
 

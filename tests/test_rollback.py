@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.faults import check_consistency
 from tests.support.road import MAIN, Program, attached, reload
 

@@ -12,8 +12,8 @@ import pytest
 
 from reloader.client import Client
 from reloader.errors.daemon import AgentMissingError, ProgramError
-from reloader.project import Project
-from reloader.spawn import AGENT, agent_environment, find_program
+from reloader.wire.project import Project
+from reloader.wire.spawn import AGENT, agent_environment, find_program
 from stubs.build import build
 from tests.support.daemon import CLI, fake_project, start_fake
 

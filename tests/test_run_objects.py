@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reloader.host_command import host_command
+from reloader.commands.host_command import host_command
 from stubs.build import build
 from tests.support.daemon import CLI
 from tests.support.linker import (

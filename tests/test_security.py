@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from reloader.client import Client
-from reloader.project import Project
-from reloader.trust import read_trusted
+from reloader.watching.trust import read_trusted
+from reloader.wire.project import Project
 from tests.soak.chaos import mutate
 from tests.support.checker import check
 from tests.support.road import MAIN, Program

@@ -21,6 +21,14 @@ MOST_LINES = 400
 BASE = ("reloader.ids", "reloader.errors")
 CONTRACTS = ("reloader.live.objects", "reloader.live.target")
 READERS = (*BASE, "reloader.elf", "reloader.arch")
+BELOW = (
+    *READERS,
+    "reloader.link",
+    "reloader.live",
+    "reloader.hosts",
+    "reloader.config",
+    "stubs",
+)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stubs": (),
     "state": (),
@@ -31,6 +39,26 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "reloader.link": (*READERS, *CONTRACTS),
     "reloader.live": (*READERS, "reloader.link", "stubs"),
     "reloader.hosts": (*READERS, "reloader.link", "reloader.live", "stubs"),
+    "reloader.watching": BASE,
+    "reloader.wire": BASE,
+    "reloader.linker": (*BELOW, "reloader.wire.spawn"),
+    "reloader.reload": (*BELOW, "reloader.session"),
+    "reloader.session": (
+        *BELOW,
+        "reloader.linker",
+        "reloader.reload",
+        "reloader.watching",
+        "state",
+    ),
+    "reloader.server": (
+        *BELOW,
+        "reloader.session",
+        "reloader.watching",
+        "reloader.wire",
+        "reloader.linker",
+        "state",
+    ),
+    "reloader.client": ("reloader.errors", "reloader.wire"),
 }
 CLIENT_NEVER_LOADS = (
     "numpy", "structlog", "sqlite_utils", "sqlite3", "rich", "elftools", "capstone", "watchdog",

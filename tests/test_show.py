@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reloader import show
+from reloader.commands import show
 
 
 def test_a_table_is_as_wide_as_the_paths_that_it_shows(

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.soak.chaos import Chaos
 from tests.soak.kills import Killer
 from tests.support.checker import check

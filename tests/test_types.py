@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reloader.live.program import Wishes
-from reloader.outcome import Outcome
+from reloader.session.outcome import Outcome
 from tests.support.road import MAIN, Program, attached, reload
 
 Reload = Callable[..., Outcome]

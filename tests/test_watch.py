@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reloader.folders import FolderTree
-from reloader.globs import parse_pattern
-from reloader.inotify import Reader
-from reloader.settle import FinishedFile
-from reloader.watch import Watcher
+from reloader.watching.folders import FolderTree
+from reloader.watching.globs import parse_pattern
+from reloader.watching.inotify import Reader
+from reloader.watching.settle import FinishedFile
+from reloader.watching.watch import Watcher
 from tests.support.watch import watching, whole
 
 pytestmark = pytest.mark.timeout(60)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from reloader import watch as watch_module
 from reloader.errors.watch import NoInotifyError, WatchLimitError
-from reloader.inotify import Reader, is_remote, raise_limit
-from reloader.watch import Mode
+from reloader.watching import watch as watch_module
+from reloader.watching.inotify import Reader, is_remote, raise_limit
+from reloader.watching.watch import Mode
 from tests.support.watch import watching, whole
 
 pytestmark = pytest.mark.timeout(60)

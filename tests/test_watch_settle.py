@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reloader.errors.watch import BadPatternError
-from reloader.globs import parse_pattern
-from reloader.settle import Files, FinishedFile, Settle
+from reloader.watching.globs import parse_pattern
+from reloader.watching.settle import Files, FinishedFile, Settle
 from tests.support.watch import watching, whole
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reloader import watch as watch_module
 from reloader.errors.watch import UntrustedPathError
-from reloader.trust import Trust, check_trusted, read_trusted
+from reloader.watching import watch as watch_module
+from reloader.watching.trust import Trust, check_trusted, read_trusted
 from tests.support.watch import watching, whole
 
 STRANGER = 12345

@@ -19,7 +19,7 @@ from reloader.arch.base import Architecture
 from reloader.ids import NO_ADDR
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.functions import branch_edges
-from reloader.plugins import Event
+from reloader.session.plugins import Event
 
 Site = dict[str, str | int]
 

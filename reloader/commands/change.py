@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from reloader import show
+from reloader.commands import show
 from reloader.commands.common import absolute, answer, common_options, connected
 
 if TYPE_CHECKING:
-    from reloader.answers import ReloadAnswer
+    from reloader.wire.answers import ReloadAnswer
 
 _DONE: Final = frozenset({"live", "unchanged"})
 _FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from reloader.client import Client
-from reloader.show import local
+from reloader.commands.show import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from rich.status import Status
 
-    from reloader.protocol import Event
+    from reloader.wire.protocol import Event
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _SILENCE_S: Final = 0.5  # shorter waits show nothing

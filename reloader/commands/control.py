@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from reloader import show
+from reloader.commands import show
 from reloader.commands.common import (
     absolute,
     answer,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reloader import show
+from reloader.commands import show
 from reloader.commands.common import absolute, answer, common_options, connected
 from reloader.errors.daemon import NoDaemonError
 
 if TYPE_CHECKING:
-    from reloader.answers import StatusAnswer
+    from reloader.wire.answers import StatusAnswer
 
 
 @click.command()

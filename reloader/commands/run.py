@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reloader import show
 from reloader.client import Client
+from reloader.commands import show
 from reloader.commands.common import absolute, progress
 from reloader.commands.control import (
     build_option,
@@ -21,11 +21,11 @@ from reloader.commands.control import (
     source_option,
     watch_option,
 )
-from reloader.host_command import HOST, host_command
-from reloader.protocol import Event, check_peer
-from reloader.run_program import minding
-from reloader.show import local
-from reloader.spawn import agent_environment, find_program, socket_pair, start_program
+from reloader.commands.host_command import HOST, host_command
+from reloader.commands.run_program import minding
+from reloader.commands.show import local
+from reloader.wire.protocol import Event, check_peer
+from reloader.wire.spawn import agent_environment, find_program, socket_pair, start_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.x86_64 import X86_64
+from reloader.elf.sources import source_line
 from reloader.errors.linker import EntryMissingError, LibraryLoadError
 from reloader.ids import Addr, Generation, Region, SlotId
 from reloader.link.layout import image
@@ -35,13 +36,12 @@ from reloader.live.commit import assign_slots
 from reloader.live.inject import Adopted, adopt
 from reloader.live.linking import take_thread_room, unwind_header
 from reloader.live.next_version import hold
+from reloader.live.opening import empty_program, index_symbols, running_image
 from reloader.live.process import Process
 from reloader.live.program import Program
 from reloader.live.thread_local import ThreadValue, ThreadValues, initialise
 from reloader.live.unwind import publish
-from reloader.opening import empty_program, index_symbols, running_image
-from reloader.sources import source_line
-from reloader.spawn import agent_environment, socket_pair, start_program
+from reloader.wire.spawn import agent_environment, socket_pair, start_program
 from stubs import layout
 
 GO: Final = b"reloader_host_go"

@@ -16,7 +16,7 @@ from reloader.elf.archive import Archive, read_archive
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
 from reloader.errors.linker import InputError, LibraryNotFoundError
-from reloader.inputs import defined_names, wanted_names
+from reloader.live.inputs import defined_names, wanted_names
 
 SYSTEM_FOLDERS: Final = (
     "/usr/local/lib", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64",

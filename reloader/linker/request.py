@@ -12,6 +12,7 @@ import numpy as np
 
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.object import ObjectFile
+from reloader.elf.sources import source_line
 from reloader.ids import NO_ADDR, NO_ROW, U8, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.pipeline import Linked, Setting
@@ -20,7 +21,6 @@ from reloader.linker.facts import LinkedFacts, Memory, placed_parts
 from reloader.linker.inputs import Inputs, read_inputs
 from reloader.linker.local import LocalArena, room_for
 from reloader.linker.names import Names, exported_names
-from reloader.sources import source_line
 
 DEFAULT_BASE: Final = 0x1000_0000  # below 2 GiB: code that is not PIC fits as well
 

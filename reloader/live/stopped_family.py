@@ -48,6 +48,8 @@ class StoppedFamily:
         for part in self._parts:
             try:
                 part.write(addr, data)
+            except TargetGoneError:
+                continue
             except TargetMemoryError:
                 if not has_ended(part):
                     raise

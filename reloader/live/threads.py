@@ -269,11 +269,20 @@ class StoppedThreads:
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, addr: int, data: bytes) -> None:
-        """Write private memory whatever its protection; the page becomes the target's own."""
+        """Write private memory whatever its protection; the page becomes the target's own.
+
+        Raises:
+            TargetGoneError: The process was killed: it has no memory any more, which the kernel
+                tells by writing nothing (fs/proc/base.c: mem_rw), before its threads can be
+                waited for.
+            TargetMemoryError: It is not mapped.
+        """
         try:
             done = os.pwrite(self._memory, data, addr)
         except OSError as error:
             raise TargetMemoryError(self.pid, addr, len(data), verb="write") from error
+        if not done:
+            raise TargetGoneError(self.pid)
         if done != len(data):
             raise TargetMemoryError(self.pid, addr, len(data), done=done, verb="write")
 

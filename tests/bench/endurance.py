@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.bench.figures import Figure, progress
 from tests.bench.target import MAIN, MARKER, work
 from tests.support.checker import check

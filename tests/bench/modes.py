@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.bench.figures import Figure, percentile, progress
 from tests.live.test_consistent import INSIDE, MAIN, PAIR, ask
 from tests.support.road import Program, attached, reload

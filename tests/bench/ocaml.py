@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from reloader.client import Client
-from reloader.project import Project
+from reloader.wire.project import Project
 from tests.bench import ocaml_world as world
 from tests.bench.figures import Figure, percentile, progress
 from tests.bench.road import at_rest, cli, stops_of

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.ocaml import Build, Compiler, build
 
 MARKER: Final = 0x2EED0000

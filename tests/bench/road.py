@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reloader.client import Client
-from reloader.project import Project
+from reloader.wire.project import Project
 from tests.bench import target
 from tests.bench.figures import Figure, percentile, progress
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.bench.figures import Figure, percentile, progress
 from tests.support.road import Program, attached
 

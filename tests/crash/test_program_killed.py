@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from reloader.live import patching
-from reloader.outcome import Outcome
 from reloader.reload import STEPS
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.road import MAIN, Program, attached
 
 PART = """

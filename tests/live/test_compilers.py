@@ -12,7 +12,7 @@ import pytest
 
 from reloader.live.inject import adopt, prepare_spawn
 from reloader.live.retire import RetirePolicy
-from reloader.session import Session
+from reloader.session.session import Session
 from state.store import Store
 from tests.support.feature import Feature
 from tests.support.features import FEATURES

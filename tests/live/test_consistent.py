@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.live import until, until_blocked
 from tests.support.road import Program, attached, reload
 from tests.test_end_to_end import ENVIRONMENT, RELOADER

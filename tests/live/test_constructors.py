@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from tests.support.road import MAIN, Program, attached
 
 pytestmark = pytest.mark.live

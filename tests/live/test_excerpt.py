@@ -7,7 +7,7 @@ import pytest
 
 from reloader.link import excerpt
 from reloader.live import parts
-from reloader.outcome import Outcome
+from reloader.session.outcome import Outcome
 from tests.support.road import MAIN, Program, attached, reload
 
 pytestmark = pytest.mark.live

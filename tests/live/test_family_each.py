@@ -13,7 +13,7 @@ from reloader.ids import Addr
 from reloader.live.member import Member
 from reloader.live.stopped_family import stopped_family
 from reloader.live.threads import list_threads
-from reloader.session import Session
+from reloader.session.session import Session
 from stubs import layout
 from tests.support.family import PART, Family, family, until_gone
 from tests.support.live import until

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.gdb import entries, frames, gdb, pid_of
 from tests.support.road import MAIN, Program, attached, reload
 

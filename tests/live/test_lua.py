@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.lua import Lua, reload, running
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reloader.live.inject import adopt, prepare_spawn
-from reloader.session import Session
+from reloader.session.session import Session
 from state.store import Store
 from tests.support.road import Program, attached, reload
 from tests.support.thread_local import THREADED

@@ -19,12 +19,12 @@ from reloader.hosts.caml.generics import (
 )
 from reloader.hosts.caml.script import Script
 from reloader.hosts.caml.unit_object import place_of, read_unit
-from reloader.inputs import defined_names, wanted_names
 from reloader.link.layout import image
 from reloader.link.pipeline import Setting
 from reloader.linker.alone import Wishes, link_alone
 from reloader.linker.names import Names
 from reloader.live.commit import assign_slots
+from reloader.live.inputs import defined_names, wanted_names
 from reloader.live.target import Allocation
 from tests.support.caml_runtime import Live, Place, entered
 from tests.support.ocaml import Compiler, build, compiler_of

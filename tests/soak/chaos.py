@@ -18,8 +18,8 @@ from typing import Final
 
 from reloader.client import Client
 from reloader.errors.daemon import DaemonGoneError, RemoteError
-from reloader.project import Project
-from reloader.protocol import Request
+from reloader.wire.project import Project
+from reloader.wire.protocol import Request
 from tests.soak.program import PARTS, Loaded, part
 from tests.support.checker import check
 from tests.support.live import until

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.soak.program import PARTS, Loaded
 from tests.support.checker import check
 

@@ -22,7 +22,7 @@ from reloader.live.inject import adopt, attach
 from reloader.live.process import Process
 from reloader.live.program import Program
 from reloader.live.target import Allocation
-from reloader.spawn import agent_environment, socket_pair
+from reloader.wire.spawn import agent_environment, socket_pair
 from tests.support.ocaml import Build
 
 

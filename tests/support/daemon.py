@@ -13,7 +13,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import cast
 
-from reloader.answers import (
+from reloader.client import Client
+from reloader.errors.base import RefusedError
+from reloader.server.engine import Host, SpawnOptions, WatchOptions
+from reloader.server.serve import serve
+from reloader.wire.answers import (
     CheckAnswer,
     FindingAnswer,
     HolderAnswer,
@@ -24,13 +28,9 @@ from reloader.answers import (
     SpawnAnswer,
     TargetAnswer,
 )
-from reloader.client import Client
-from reloader.engine import Host, SpawnOptions, WatchOptions
-from reloader.errors.base import RefusedError
-from reloader.project import Project
-from reloader.protocol import Channel, Event
-from reloader.serve import serve
-from reloader.start import connect
+from reloader.wire.project import Project
+from reloader.wire.protocol import Channel, Event
+from reloader.wire.start import connect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _HELLO_PID = struct.Struct("=I")  # in reloader_hello, after magic and version

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reloader.session import Session
+from reloader.session.session import Session
 from tests.support.live import PROGRAMS, until
 from tests.support.road import Program, attached
 

@@ -23,7 +23,7 @@ from reloader.live import constructors, patching, switch
 from reloader.live.plan import Plan
 from reloader.live.program import Program as Live
 from reloader.live.target import Arena, Stopped
-from reloader.session import Session
+from reloader.session.session import Session
 from stubs.table import RESERVED, UNWIND_SLOT
 
 ROOT = Path(__file__).resolve().parent.parent.parent

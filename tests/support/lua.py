@@ -15,8 +15,8 @@ from typing import Final
 
 from reloader.live.inject import adopt, prepare_spawn
 from reloader.live.retire import RetirePolicy
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 from state.store import Store
 from tests.support.programs import build_lua
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from reloader.elf.sources import source_line
 from reloader.errors.base import ReloaderError
 from reloader.live.linking import link_transaction
-from reloader.session import Session, read_file
-from reloader.sources import source_line
+from reloader.session.session import Session, read_file
 from tests.support.mutation_world import TYPES, Fields, World
 from tests.support.road import MAIN, Program, attached
 

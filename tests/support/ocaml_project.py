@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reloader.session.session import Session
 from tests.support.ocaml import DUNE_TARGETS, PROGRAMS, ROOT, Build, Compiler, build, dune_build
 
 RELOADER = [sys.executable, "-m", "reloader"]
@@ -127,3 +128,18 @@ def project_of(
     finally:
         made.program.stop()
         made.close()
+
+
+@contextmanager
+def session_of(program: Build, ocaml: str = "") -> Generator[Session]:
+    """Attach to a running program, with the settings of its compiler and some more."""
+    assert program.process is not None
+    command = " ".join(program.compiler.command)
+    (program.folder / "reloader.toml").write_text(f'[ocaml]\ncompiler = "{command}"\n{ocaml}')
+    session = Session.attach(
+        program.process.pid, root=program.folder, watch=[str(program.folder / "*.o")]
+    )
+    try:
+        yield session
+    finally:
+        session.close()

@@ -9,8 +9,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from reloader.outcome import Outcome
-from reloader.session import Session
+from reloader.session.outcome import Outcome
+from reloader.session.session import Session
 
 MAIN = """
 #include <stdio.h>

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reloader.answers import ReloadAnswer, TargetAnswer
 from reloader.client import Client
-from reloader.project import Project
+from reloader.wire.answers import ReloadAnswer, TargetAnswer
+from reloader.wire.project import Project
 from tests.support.live import PROGRAMS, compile_program, hear, until
 from tests.support.programs import BuiltProgram, build_memcached, build_nginx, run
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reloader.globs import parse_pattern
-from reloader.settle import FinishedFile
-from reloader.trust import Trust
-from reloader.watch import Mode, Watcher
+from reloader.watching.globs import parse_pattern
+from reloader.watching.settle import FinishedFile
+from reloader.watching.trust import Trust
+from reloader.watching.watch import Mode, Watcher
 
 COMPLETE = b"whole:"  # a stand-in for an object: `whole:...;` is complete, less is not
 

@@ -1,0 +1,1 @@
+"""The daemon: clients, the work thread, and the programs it attends."""

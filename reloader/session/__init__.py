@@ -1,0 +1,1 @@
+"""One live program from attach to detach: its objects, its history, what it can return to."""

@@ -1,0 +1,1 @@
+"""From a folder to finished files: events, builds, and which files may be trusted."""
