@@ -22,9 +22,9 @@ demo:  ## the main job on screen: running programs are edited, their state goes 
 	@tools/setup.sh --demo
 	@$(PYTHON) demo/run.py
 
-test:  ## all tests; `make test PYTEST_ARGS="tests/elf -x"` for some
+test:  ## all tests, on all processors; `make test PYTEST_ARGS="tests/elf -x -n0"` for some, on one
 	@tools/setup.sh --tests
-	@$(PYTHON) -m pytest -q $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: setup  ## ruff, pyright, the C with warnings as errors (ANALYZE=1: gcc's analyzer too)
 	$(PYTHON) -m ruff format --check .

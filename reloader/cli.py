@@ -101,7 +101,8 @@ def run_cli(arguments: Sequence[str]) -> int:
     asked: dict[str, Any] = {}  # `--json` notes itself here
     try:
         status = cli.main(list(arguments), "reloader", standalone_mode=False, obj=asked)
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed (`>&-`)
+            sys.stdout.flush()
     except click.UsageError as error:
         return _wrong_usage(error)
     except click.ClickException as error:
@@ -110,10 +111,8 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(error.code, str(error), as_json="json" in asked)
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # the reader has seen enough; Python would complain when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return _system_failed(error, as_json="json" in asked)
     return status if isinstance(status, int) else 0
 
 
@@ -124,8 +123,20 @@ def _wrong_usage(error: click.UsageError) -> int:
     return 2
 
 
+def _system_failed(error: OSError, *, as_json: bool) -> int:
+    """Tell what the system refused: a folder that cannot be written, a closed pipe."""
+    if isinstance(error, BrokenPipeError):
+        # the reader has seen enough; Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    what = f"{error.filename}: " if error.filename else ""
+    return _failed("system", f"{what}{error.strerror or error}", as_json=as_json)
+
+
 def _failed(code: str, text: str, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": {"code": code, "text": text}}, indent=2))
-    click.echo(f"reloader: {text}", err=True)
+    from reloader.commands.names import readable  # noqa: PLC0415 - for failures only
+
+    click.echo(f"reloader: {readable(text)}", err=True)
     return 1

@@ -74,7 +74,6 @@ class Config:
     polling: bool = False  # look at files instead of being told, for network file systems
     polling_interval_s: float = 0.5
     allow_shared_files: bool = False  # take objects and folders that other users may write
-    realtime_stops: bool = True  # use SCHED_FIFO for stops where it is allowed
     arena: ArenaConfig = field(default_factory=ArenaConfig)
     retire: RetireConfig = field(default_factory=RetireConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)

@@ -8,7 +8,7 @@ in the same stop of all threads, after its checks have passed.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -31,7 +31,7 @@ from reloader.session.clock import Clock
 from reloader.session.hooks import Hooks, Occasion
 from reloader.session.outcome import Outcome
 from reloader.session.plugins import Event, Plugins
-from reloader.session.report import describe
+from reloader.session.report import data_notes, describe
 
 STEPS = {
     "link": "linking",
@@ -98,6 +98,7 @@ def reload(
             program, objects, options.reinit, options.lines, undo, options.anew
         )
         if plan.is_empty():
+            outcome.notes += data_notes(program, plan.data)
             return clock.finish()
         require_same_libraries(program, plan)
 
@@ -126,7 +127,8 @@ def reload(
         undo.callback(switch.take_back, program, plan)
         undo.callback(constructors.retain_registered, program, plan, generation)
         program.host.switch(plan.host, generation)
-        must_run(program.target)  # slots of a program that has ended flip as well
+        if not (plan.host.done and program.target.follow()):
+            must_run(program.target)  # slots of a program that has ended flip as well
         undo.pop_all()  # from here on threads may be running the new code
 
     clock.step("record")
@@ -138,8 +140,7 @@ def reload(
     finally:
         clock.finish()
         journal.live(generation, plan, outcome)
-    with suppress(ReloaderError):  # without that, code is nameless there, and all else works
-        tell_debuggers(program, plan)
+    outcome.notes += tell_debuggers(program, plan)
     if options.plugins:
         outcome.notes += options.plugins.emitted(event_of(plan, generation))
     if options.hooks:

@@ -121,10 +121,14 @@ class Database:
             check_same_thread=False,
         )
         conn.row_factory = sqlite3.Row
-        conn.execute("PRAGMA synchronous=NORMAL")
-        conn.execute(f"PRAGMA wal_autocheckpoint={_MOST_PAGES}")
-        conn.execute(f"PRAGMA journal_size_limit={_MUCH_SIZE // 2}")
-        conn.execute("PRAGMA foreign_keys=ON")
+        try:
+            conn.execute("PRAGMA synchronous=NORMAL")
+            conn.execute(f"PRAGMA wal_autocheckpoint={_MOST_PAGES}")
+            conn.execute(f"PRAGMA journal_size_limit={_MUCH_SIZE // 2}")
+            conn.execute("PRAGMA foreign_keys=ON")
+        except sqlite3.Error:
+            conn.close()
+            raise
         return sqlite_utils.Database(conn, execute_plugins=False)
 
     def _prepare(self) -> None:

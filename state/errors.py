@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +68,9 @@ class StateError(Exception):
         """Build the error from SQLite's own, with its code's meaning in words."""
         number: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
         reason, remedy = _MEANING.get(number, (str(error), "Report this as a defect"))
+        if number == sqlite3.SQLITE_CANTOPEN and not os.access(path.parent, os.W_OK):
+            there = path.parent.exists()
+            reason = "its folder is read-only" if there else "its folder does not exist"
         name: str = getattr(error, "sqlite_errorname", "")
         return cls(action, path, f"{reason} ({name})" if name else reason, remedy)
 

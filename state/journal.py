@@ -130,14 +130,6 @@ class Journal:
                 [(target, generation) for generation in generations],
             )
 
-    def amend_plan(self, target: int, generation: int, plan: Json) -> None:
-        """Replace the plan of a prepared generation, when a later step learns more."""
-        with self._db.transaction("record the plan") as conn:
-            conn.execute(
-                "UPDATE generations SET plan=? WHERE target=? AND generation=?",
-                (encode(plan), target, generation),
-            )
-
     def unfinished(self, target: int) -> list[GenerationRow]:
         """Return the prepared rows nobody finished: the daemon died between two steps."""
         return self._db.rows(

@@ -126,19 +126,6 @@ class Ledger:
             gone = [(row,) for row, name in found if name not in names]
             conn.executemany("UPDATE symbols SET live=0 WHERE id=?", gone)
 
-    def restore_symbols(self, target: int, object_id: int, generation: int) -> None:
-        """Take back the symbols a generation made live, for a reload that is undone."""
-        with self._db.transaction("restore symbols") as conn:
-            conn.execute(
-                "DELETE FROM symbols WHERE target=? AND object=? AND generation=?",
-                (target, object_id, generation),
-            )
-            conn.execute(
-                "UPDATE symbols SET live=1 WHERE id IN (SELECT max(id) FROM symbols"
-                " WHERE target=? AND object=? GROUP BY name, section)",
-                (target, object_id),
-            )
-
     def record_allocations(
         self, target: int, generation: int, allocations: Iterable[NewAllocation]
     ) -> None:
@@ -215,16 +202,6 @@ class Ledger:
                     )
                     for s in slots
                 ],
-            )
-
-    def flip_slots(
-        self, target: int, generation: int, slots: Sequence[int], code_addrs: Sequence[int]
-    ) -> None:
-        """Record where slots point now."""
-        with self._db.transaction("record flipped slots") as conn:
-            conn.executemany(
-                "UPDATE slots SET code_addr=?, generation=? WHERE target=? AND slot=?",
-                [(a, generation, target, s) for s, a in zip(slots, code_addrs, strict=True)],
             )
 
     def record_call_sites(

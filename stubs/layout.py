@@ -85,7 +85,7 @@ CONTROL: Final = np.dtype(
         ("ring_head", "<u4"), ("ring_tail", "<u4"), ("ring", COMMAND, RING_SIZE),
         ("thread_offset", "<u8"), ("thread_size", "<u8"),
         ("thread_taken", "<u8", THREAD_MOST // THREAD_UNIT // 64), ("enter_addr", "<u8"),
-        ("progress_addr", "<u8"), ("addressee", "<u4"), ("first_pid", "<u4"),
+        ("own_addr", "<u8"), ("addressee", "<u4"), ("first_pid", "<u4"),
         ("caml_token", "<u8"), ("caml_phase", "<u4"), ("caml_reached_by", "<u4"),
         ("caml_wait_us", "<u8"), ("caml_inside_us", "<u8"),
         ("crash_count", "<u4"), ("crash_seen", "<u4"), ("crashes", CRASH, CRASHES),
@@ -106,11 +106,14 @@ HELLO: Final = np.dtype(
 )  # fmt: skip
 # a row of the unwind directory, which begins with its uint64 row count
 UNWIND_ENTRY: Final = np.dtype([("start", "<u8"), ("end", "<u8"), ("eh_frame_hdr_addr", "<u8")])
+OWN_FIELDS: Final = ("progress", "forks", "forks_wanted")
+OWN: Final = np.dtype([(name, "<u8") for name in OWN_FIELDS])
 STRUCTS: Final = {
     "reloader_region": REGION,
     "reloader_command": COMMAND,
     "reloader_crash": CRASH,
     "reloader_control": CONTROL,
+    "reloader_own": OWN,
     "reloader_params": PARAMS,
     "reloader_hello": HELLO,
     "reloader_unwind_entry": UNWIND_ENTRY,

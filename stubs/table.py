@@ -38,20 +38,25 @@ class SlotTableFullError(Exception):
         )
 
 
+Home = tuple[str, str]  # SlotKey.path, SlotKey.member
+
+
 @dataclass(slots=True)
 class SlotTable:
     """(n,) columns by slot number; rows below RESERVED are not functions."""
 
     capacity: int
-    keys: list[SlotKey | None] = field(default_factory=lambda: [None] * RESERVED)
+    homes: list[Home | None] = field(default_factory=lambda: [None] * RESERVED)
+    names: list[bytes] = field(default_factory=lambda: [b""] * RESERVED)
     original: list[int] = field(
         default_factory=lambda: [0] * RESERVED
     )  # first target: address or 0
-    rows: dict[SlotKey, int] = field(default_factory=dict[SlotKey, int])
+    # the slot of each name, by home: a large object's functions have one home or two
+    rows: dict[Home, dict[bytes, int]] = field(default_factory=dict[Home, dict[bytes, int]])
 
-    def find(self, keys: Sequence[SlotKey]) -> NDArray[np.int32]:
-        """Return (k,) the slot of each key, or NO_SLOT."""
-        return np.array([self.rows.get(key, NO_SLOT) for key in keys], np.int32)
+    def slot_of(self, key: SlotKey) -> int | None:
+        """Return a function's slot, None if it has none."""
+        return self.rows.get(key[:2], {}).get(key.name)
 
     def take(self, keys: Sequence[SlotKey], original: Sequence[int]) -> NDArray[np.int32]:
         """Return (k,) the slot of each key, new ones for keys without.
@@ -63,41 +68,73 @@ class SlotTable:
         Raises:
             SlotTableFullError: There are too few slots; the table is unchanged.
         """
-        rows, fresh = self.rows, dict[SlotKey, int]()
+        fresh: dict[SlotKey, int] = {}
         for key, address in zip(keys, original, strict=True):
-            if key not in rows:
+            if self.slot_of(key) is None:
                 fresh.setdefault(key, address)
-        first, wanted = len(self.keys), len(self.keys) + len(fresh)
+        self._require(len(fresh))
+        for key, address in fresh.items():
+            self.set(len(self), key, address)
+        return np.array([self.slot_of(key) for key in keys], np.int32)
+
+    def take_names(
+        self, home: Home, names: list[bytes], original: list[int]
+    ) -> NDArray[np.int32]:
+        """Return (k,) the slot of each name of one home; otherwise as `take`."""
+        own = self.rows.get(home, {})
+        fresh = dict.fromkeys(name for name in names if name not in own) if own else None
+        fresh = dict.fromkeys(names) if fresh is None else fresh
+        self._require(len(fresh))
+        first = len(self)
+        if len(fresh) == len(names):  # mostly: an object's first load
+            self.original.extend(original)
+        else:
+            before = dict(zip(reversed(names), reversed(original), strict=True))
+            self.original.extend(map(before.__getitem__, fresh))
+        self.names.extend(fresh)
+        self.homes.extend([home] * len(fresh))
+        own.update(zip(fresh, range(first, len(self)), strict=True))
+        self.rows[home] = own
+        if len(fresh) == len(names):
+            return np.arange(first, len(self), dtype=np.int32)
+        return np.fromiter(map(own.__getitem__, names), np.int32, len(names))
+
+    def _require(self, count: int) -> None:
+        wanted = len(self) + count
         if wanted > self.capacity:
             raise SlotTableFullError(wanted, self.capacity)
-        self.keys.extend(fresh)
-        self.original.extend(fresh.values())
-        rows.update(zip(fresh, range(first, wanted), strict=True))
-        return np.fromiter(map(rows.__getitem__, keys), np.int32, len(keys))
 
     def set(self, slot: int, key: SlotKey, original: int) -> None:
         """Give a slot to a function; also how a new daemon refills the table from the state."""
-        while len(self.keys) <= slot:
-            self.keys.append(None)
-            self.original.append(0)
-        self.keys[slot] = key
+        missing = slot + 1 - len(self)
+        self.homes.extend([None] * missing)
+        self.names.extend([b""] * missing)
+        self.original.extend([0] * missing)
+        self.homes[slot], self.names[slot] = key[:2], key.name
         self.original[slot] = original
-        self.rows[key] = slot
+        self.rows.setdefault(key[:2], {})[key.name] = slot
 
     def truncate(self, count: int) -> None:
         """Forget the slots from `count` on: the reload that took them failed."""
-        for key in self.keys[count:]:
-            if key is not None:
-                del self.rows[key]
-        del self.keys[count:]
+        for home, name in zip(self.homes[count:], self.names[count:], strict=True):
+            if home is not None:
+                del self.rows[home][name]
+        del self.homes[count:]
+        del self.names[count:]
         del self.original[count:]
+
+    def originals(self, slots: NDArray[np.int32]) -> NDArray[np.uint64]:
+        """Return (k,) the first target of some slots."""
+        rows: list[int] = slots.tolist()
+        return np.array([self.original[slot] for slot in rows], np.uint64)
 
     def __len__(self) -> int:
         """Return the number of slots in use, reserved ones included."""
-        return len(self.keys)
+        return len(self.names)
 
-    def functions(self) -> Iterator[tuple[int, SlotKey, int]]:
-        """Yield (slot, key, original address) of every function."""
-        for slot, key in enumerate(self.keys):
-            if key is not None:
-                yield slot, key, self.original[slot]
+    def functions(self, first: int = 0) -> Iterator[tuple[int, SlotKey, int]]:
+        """Yield (slot, key, original address) of every function from a slot on."""
+        columns = self.homes[first:], self.names[first:], self.original[first:]
+        for slot, (home, name, original) in enumerate(zip(*columns, strict=True), first):
+            if home is not None:
+                yield slot, SlotKey(*home, name), original

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from reloader.errors.session import StateLostError
 from reloader.session.outcome import Outcome
 from reloader.session.session import Session
+from state.errors import StateError
 from tests.support.elf import compiled
 from tests.support.faults import books, check_consistency
 from tests.support.road import MAIN, Program, attached
@@ -47,6 +49,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.fail("this test needs to be root in a namespace: run it under `unshare -rm`")
     yield folder
     subprocess.run(["/usr/bin/umount", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Generator[None]:
+    """Let nothing in a folder be changed; files that are open for it stay so."""
+    for option in ("bind", "remount,bind,ro"):
+        command = ["/usr/bin/mount", "-o", option, str(folder), str(folder)]
+        subprocess.run(command, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["/usr/bin/umount", str(folder)], check=True)
 
 
 def fill(folder: Path) -> Path:
@@ -140,6 +154,67 @@ def test_the_state_folder_may_vanish_under_a_session(tmp_path: Path) -> None:
     with pytest.raises(StateLostError, match="Start the daemon in the project folder"):
         Session.attach(pid, tmp_path, [str(path)])
     assert program.ask(3) == 62
+    assert program.stop() == 0
+
+
+def test_a_project_that_may_not_be_written_is_refused_before_the_program_is_entered(
+    tmp_path: Path,
+) -> None:
+    program = Program(tmp_path)
+    program.compile(main=MAIN, part=PART % 10)
+    program.link()
+    pid = program.start()
+    project = tmp_path / "project"
+    project.mkdir()
+    with read_only(project):
+        with pytest.raises(StateError) as refused:
+            Session.attach(pid, project, [])
+        assert str(refused.value) == (
+            f"{project}/.reloader: cannot make the state folder: Read-only file system. Nothing"
+            " was recorded. Make it writable for this user."
+        )
+        said = verb(project, "attach", str(pid), "--watch", "*.o")
+        assert "Read-only file system. Nothing was changed. Go to the folder of your" in said
+    Session.attach(pid, project, []).close()
+    assert program.ask(3) == 31
+    with read_only(project):
+        with pytest.raises(StateError) as refused:
+            Session.attach(pid, project, [])
+        assert str(refused.value) == (
+            f"{project}/.reloader/state.db: cannot open it: its folder is read-only"
+            " (SQLITE_CANTOPEN). Nothing was recorded. Check that the folder exists and is"
+            " writable for this user."
+        )
+    assert program.ask(3) == 32
+    assert program.stop() == 0
+
+
+def test_a_state_folder_that_becomes_read_only_stops_what_needs_a_new_file_there(
+    tmp_path: Path,
+) -> None:
+    program = Program(tmp_path, ["-O2", "-g"])
+    program.compile(main=MAIN, part=PART % 10)
+    program.link()
+    program.start()
+    large = "const char much[] = {[99999] = 1}; static __attribute__((used)) int hint = %d;"
+    with attached(program) as session:
+        part = str(program.folder / "part.o")
+        before = books(session)
+        with read_only(tmp_path / ".reloader"):
+            program.compile(part=PART % 20 + large % 1)
+            outcome = session.reload_files([part])
+            assert (outcome.state, outcome.code) == ("failed", "state")
+            has(outcome, "cannot save an object snapshot: Read-only file system", UNTOUCHED)
+            assert books(session) == before
+            assert program.ask(3) == 31
+            program.compile(part=PART % 30)  # is small: it goes into the file that is open
+            assert session.reload_files([part]).state == "live"
+            assert program.ask(3) == 92
+        program.compile(part=PART % 40 + large % 2)
+        outcome = session.reload_files([part])
+        assert (outcome.state, outcome.error) == ("live", "")
+        assert program.ask(3) == 123
+        check_consistency(session)
     assert program.stop() == 0
 
 

@@ -12,8 +12,8 @@ import pytest
 from reloader.errors.watch import BuildFailedError, BuildStartError
 from reloader.watching.build import MAX_RESTARTS, BuildResult, BuildRunner
 from reloader.watching.child import BoundedOutput
+from reloader.watching.finished import Files  # noqa: TC001 - the tree imports types plainly, as everywhere else
 from reloader.watching.globs import parse_pattern
-from reloader.watching.settle import Files  # noqa: TC001 - the tree imports types plainly, as everywhere else
 from reloader.watching.stale import stale_objects
 from reloader.watching.watch import Watcher
 

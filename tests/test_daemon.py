@@ -28,10 +28,10 @@ from tests.support.daemon import DAEMON, fake_project, start_fake
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Project]:
-    run = tmp_path / "run"
-    run.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run))
+def project(
+    tmp_path: Path,
+    own_sockets: Path,  # noqa: ARG001 - for what it does
+) -> Generator[Project]:
     folder = tmp_path / "game"
     folder.mkdir()
     with fake_project(folder) as made:

@@ -226,7 +226,7 @@ def test_a_function_that_runs_finishes_in_its_old_place(tmp_path: Path) -> None:
         with attached(program) as session:
             assert session.remap(key).state == "live"
             first = places(session, key, "answer")[0]
-            say(program, "7\n1\n")
+            program.say("7\n1")
             assert program.line() == "9"
             assert session.remap(key).state == "live"
             session.retiring.attempt()
@@ -242,10 +242,3 @@ def test_a_function_that_runs_finishes_in_its_old_place(tmp_path: Path) -> None:
             assert program.ask(1) == 11
     finally:
         program.stop()
-
-
-def say(program: Program, text: str) -> None:
-    assert program.process is not None
-    assert program.process.stdin is not None
-    program.process.stdin.write(text)
-    program.process.stdin.flush()

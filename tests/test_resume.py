@@ -10,23 +10,13 @@ from reloader.errors.live import AlreadyAttachedError
 from reloader.errors.session import StateLostError
 from reloader.session.session import Session
 from tests.support.faults import Orders, check_consistency, run_daemon
-from tests.support.road import MAIN, Program, attached, reload
-
-PARTS = """
-static int count;
-__attribute__((noipa)) int first(int n) { return n + %d; }
-int answer(int n) { count++; return first(n) * 100 + count; }
-"""
+from tests.support.road import MAIN, PARTS, Program, attached, counting, reload
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path, ["-O2", "-falign-functions=16"])
-    made.compile(main=MAIN, parts=PARTS % 1)
-    made.link()
-    made.start()
-    yield made
-    assert made.stop() == 0
+    with counting(tmp_path) as made:
+        yield made
 
 
 def test_what_was_reloaded_goes_on_without_a_daemon_and_under_the_next(

@@ -9,23 +9,13 @@ import pytest
 from reloader.session.outcome import Outcome
 from reloader.session.session import Session
 from tests.support.faults import check_consistency
-from tests.support.road import MAIN, Program, attached, reload
-
-PARTS = """
-static int count;
-__attribute__((noipa)) int first(int n) { return n + %d; }
-int answer(int n) { count++; return first(n) * 100 + count; }
-"""
+from tests.support.road import PARTS, Program, attached, counting, reload
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path, ["-O2", "-falign-functions=16"])
-    made.compile(main=MAIN, parts=PARTS % 1)
-    made.link()
-    made.start()
-    yield made
-    assert made.stop() == 0
+    with counting(tmp_path) as made:
+        yield made
 
 
 def held(session: Session) -> int:

@@ -25,11 +25,11 @@ def agent() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+def project(
+    tmp_path: Path,
+    own_sockets: Path,  # noqa: ARG001 - for what it does
+) -> Generator[Path]:
     """A folder with a daemon of its own, which ends with the test."""
-    run = tmp_path / "run"
-    run.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run))
     folder = tmp_path / "game"
     folder.mkdir()
     yield folder

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from reloader.watching.finished import FinishedFile
 from reloader.watching.folders import FolderTree
 from reloader.watching.globs import parse_pattern
 from reloader.watching.inotify import Reader
-from reloader.watching.settle import FinishedFile
 from reloader.watching.watch import Watcher
 from tests.support.watch import watching, whole
 

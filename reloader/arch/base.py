@@ -98,13 +98,6 @@ class Architecture(Protocol):
         """Write (n, stub_size) jumps through slots."""
         ...
 
-    def entry_jump(self, at: int, to: int) -> bytes:
-        """Return the jump that replaces a function's first bytes.
-
-        Raises FixupRangeError beyond its reach.
-        """
-        ...
-
     def is_branch(self, content: U8, field: I64) -> Bool:
         """Return (e,) whether the field at a content offset belongs to a call, jmp or jcc."""
         ...

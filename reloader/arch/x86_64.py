@@ -11,7 +11,6 @@ from reloader.arch.x86_64_shims import FAR_JUMP, SHIMS
 from reloader.errors.linking import FixupRangeError, RangeRow
 from reloader.ids import I64, U8, U64, Bool
 
-_JUMP_SIZE: Final = 5
 _STUB: Final = np.frombuffer(
     bytes.fromhex(
         "f30f1efa"  # endbr64              an indirect call lands here under CET
@@ -59,17 +58,6 @@ class X86_64:  # noqa: N801  the architecture's own name
         stubs[:] = _STUB
         field = distance.astype("<i4").view(np.uint8).reshape(-1, 4)
         stubs[:, _STUB_FIELD:_STUB_NEXT] = field
-
-    def entry_jump(self, at: int, to: int) -> bytes:
-        """Return the 5-byte `jmp rel32` from `at` to `to`.
-
-        Raises:
-            FixupRangeError: `to` is more than 2 GiB away.
-        """
-        distance = to - (at + _JUMP_SIZE)
-        if not -(1 << 31) <= distance < 1 << 31:
-            raise FixupRangeError([_far("entry", at, distance)])
-        return b"\xe9" + distance.to_bytes(4, "little", signed=True)
 
     def is_branch(self, content: U8, field: I64) -> Bool:
         """Return (e,) whether the field at a content offset belongs to a call, jmp or jcc.

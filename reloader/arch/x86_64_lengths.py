@@ -7,16 +7,17 @@ whoever knows one true border then follows the lengths. Tables: Intel SDM volume
 What is not surely known (XOP, 3DNow!, invalid opcodes, unusual prefixes) has the length 0.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reloader.ids import I64, U8
+from reloader.ids import I64, U8, U16
 
 LONGEST: Final = 15  # bytes an instruction may have
 _PADDING: Final = 32  # readable bytes after the last one
-_PIECE: Final = 1 << 13  # bytes at a time: what is computed stays in the processor's cache
+_SPARE: Final = 16  # of them an instruction behind prefixes may begin in
+_PIECE: Final = 1 << 16  # bytes at a time: what is computed stays in the processor's cache
 _PREFIXES: Final = 4  # legacy prefixes that are followed
 _MODRM, _BYTE, _LONG, _WORD, _TEST, _MOVE, _OFFSET, _BAD = (1 << bit for bit in range(8))
 
@@ -81,27 +82,54 @@ _TWO: Final = _table(
 _VECTOR: Final = np.full(256, _MODRM, np.uint8)
 _VECTOR[_IMMEDIATE_0F] |= np.uint8(_BYTE)
 _VECTOR[0x77] = 0
-# rows: one byte; 0f; 0f 38; 0f 3a; VEX and EVEX with map 0f; no such map
-_MAPS: Final = np.stack(
-    [_ONE, _TWO, np.full(256, _MODRM, np.uint8), np.full(256, _MODRM | _BYTE, np.uint8),
-     _VECTOR, np.full(256, _BAD, np.uint8)]
-).reshape(-1)  # fmt: skip
-_MAP_OF_VEX: Final = np.array([5, 4, 2, 3, 5, 5, 5, 5], np.uint8)
+_PLAIN_MAP, _MAP_0F, _MAP_38, _MAP_3A, _MAP_VECTOR, _NO_MAP = range(6)
+_FLAGS: Final = (
+    _ONE, _TWO, np.full(256, _MODRM, np.uint8), np.full(256, _MODRM | _BYTE, np.uint8),
+    _VECTOR, np.full(256, _BAD, np.uint8),
+)  # fmt: skip
+_MAP_OF_VEX: Final = np.array([5, 4, 2, 3, 5, 5, 5, 5], np.int64)
 _LEGACY: Final = np.zeros(256, np.bool_)
 _LEGACY[[0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3]] = True
 
 
-def _operand_sizes() -> U8:
-    """Return (65536,) bytes of ModRM, SIB and displacement, by ModRM + 256 * SIB."""
-    modrm, sib = np.meshgrid(np.arange(256), np.arange(256))
+# What an entry of _LENGTHS says beside the length, and what a prefix does to an instruction.
+_ASKS_SIB: Final = 0x40  # there is a displacement if the SIB byte's base is 5
+_SHORTER, _UNSURE, _OFFSET_HALF, _UNPREFIXED = 1, 2, 4, 8
+
+
+def _pair_tables() -> tuple[U8, U8]:
+    """Return (6 * 65536,) the length and the traits of an opcode, by map, ModRM and opcode.
+
+    The length counts from the opcode, with 4-byte operands; 0: not surely known.
+    """
+    modrm, opcode = (axis.reshape(-1) for axis in np.divmod(np.arange(1 << 16), 256))
     mod, rm = modrm >> 6, modrm & 7
     has_sib = (rm == 4) & (mod != 3)
-    bare = ((rm == 5) | (has_sib & ((sib & 7) == 5))) & (mod == 0)
-    size = 1 + has_sib + np.where(mod == 1, 1, np.where((mod == 2) | bare, 4, 0))
-    return size.astype(np.uint8).reshape(-1)
+    bare = (rm == 5) & (mod == 0)
+    operand = 1 + has_sib + np.where(mod == 1, 1, np.where((mod == 2) | bare, 4, 0))
+    lengths: list[U8] = []
+    traits: list[U8] = []
+    for number, table in enumerate(_FLAGS):
+        flags = table[opcode]
+
+        def has(flag: int, flags: U8 = flags) -> NDArray[np.bool_]:
+            return (flags & np.uint8(flag)) != 0
+
+        test = has(_TEST) & ((modrm & 0x30) == 0)  # `test`, not `not`, `neg`, `mul`
+        size = 1 + operand * has(_MODRM) + has(_BYTE) + 2 * has(_WORD) + 4 * has(_LONG)
+        size += 4 * has(_MOVE) + 8 * has(_OFFSET) + test * np.where(opcode == 0xF6, 1, 4)
+        size += _ASKS_SIB * (has(_MODRM) & has_sib & (mod == 0))
+        size[has(_BAD)] = 0
+        lengths.append(size.astype(np.uint8))
+        near = has(_LONG) & ((opcode == 0xE8) | (opcode == 0xE9) | (number == _MAP_0F))
+        less = (has(_LONG) & ~near) | has(_MOVE) | (test & (opcode == 0xF7))
+        kind = _SHORTER * less + _UNSURE * near + _OFFSET_HALF * has(_OFFSET)
+        kind += _UNPREFIXED * (number >= _MAP_VECTOR)
+        traits.append(kind.astype(np.uint8))
+    return np.concatenate(lengths), np.concatenate(traits)
 
 
-_OPERAND: Final = _operand_sizes()
+_LENGTHS, _TRAITS = _pair_tables()
 
 
 def instruction_lengths(code: U8) -> U8:
@@ -114,80 +142,87 @@ def instruction_lengths(code: U8) -> U8:
     result = np.empty(len(code), np.uint8)
     for first in range(0, len(code), _PIECE):
         last = min(first + _PIECE, len(code))
-        result[first:last] = _lengths(data[first : last + _PADDING], last - first)
+        result[first:last] = _lengths(data[first : last + _PADDING])[: last - first]
     return result
 
 
-def _lengths(data: U8, count: int) -> U8:
-    """Return the lengths at the first `count` bytes; padding follows them."""
-    start = np.arange(count, dtype=np.int32)
-    at = start.copy()
-    short, small = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+def _lengths(data: U8) -> U8:
+    """Return the lengths at all bytes but the last ones.
+
+    Most bytes need one look into a table; the others are few, and each group of them counts
+    on lengths behind it that are known by then.
+    """
+    pair = np.left_shift(data[1:], 8, dtype=np.uint16)
+    pair |= data[:-1]
+    code = data[: len(data) - _SPARE]
+    length = _behind(data, pair, slice(0, len(code)), _PLAIN_MAP)
+    at = np.flatnonzero(code == 0x0F)
+    skip, table = _escapes(data, at)
+    length[at] = _longer(_behind(data, pair, at + skip, table), skip)
+    at = np.flatnonzero((code[:-1] & np.uint8(0xF0)) == 0x40)
+    moves = ((pair[at] & np.uint16(0xF808)) == 0xB808) * np.uint8(4)  # movabs to a register
+    length[at] = _longer(length[at + 1], moves + np.uint8(1))
+    at = np.flatnonzero((code == 0xC4) | (code == 0xC5) | (code == 0x62))
+    skip, table = _vectors(data, at)
+    length[at] = _longer(_behind(data, pair, at + skip, table), skip)
+    at = np.flatnonzero(_LEGACY[code[:-_PREFIXES]])
+    length[at] = _prefixed(data, pair, at, length)
+    length[length > LONGEST] = 0
+    return length
+
+
+def _behind(data: U8, pair: U16, at: Any, table: Any) -> U8:  # noqa: ANN401  rows, or all
+    """Return the length from an opcode on, by its place and its map; 0: not surely known."""
+    rows = pair[at]
+    row = rows if table is _PLAIN_MAP else (table << 16) + rows
+    length = _LENGTHS[row]
+    asks = np.flatnonzero(length & np.uint8(_ASKS_SIB))
+    sib = data[(asks if isinstance(at, slice) else at[asks]) + 2]
+    length[asks] += ((sib & np.uint8(7)) == 5) * np.uint8(4) - np.uint8(_ASKS_SIB)
+    return length
+
+
+def _longer(length: U8, more: Any) -> U8:  # noqa: ANN401  any integer column
+    """Return lengths with some bytes more; what is not known stays so."""
+    return np.where(length > 0, length + more, 0).astype(np.uint8)
+
+
+def _escapes(data: U8, at: I64) -> tuple[I64, I64]:
+    """Return how far behind a 0f its opcode is, and which map it is of."""
+    second = data[at + 1]
+    longer = (second == 0x38) | (second == 0x3A)
+    table = np.where(second == 0x38, _MAP_38, np.where(longer, _MAP_3A, _MAP_0F))
+    return np.where(longer, 2, 1), table
+
+
+def _vectors(data: U8, at: I64) -> tuple[I64, I64]:
+    """Return how far behind a VEX or EVEX prefix its opcode is, and which map it is of."""
+    first, second = data[at], data[at + 1]
+    table = _MAP_OF_VEX[second & np.uint8(7)]
+    table[(first == 0xC4) & ((second & np.uint8(0x18)) != 0)] = _NO_MAP
+    table[first == 0xC5] = _MAP_VECTOR
+    return np.where(first == 0xC5, 2, np.where(first == 0xC4, 3, 4)), table
+
+
+def _prefixed(data: U8, pair: U16, at: I64, length: U8) -> U8:
+    """Return the lengths where legacy prefixes begin, given those behind them."""
+    to = at.copy()
+    short, small = np.zeros(len(at), np.bool_), np.zeros(len(at), np.bool_)
     for _ in range(_PREFIXES):
-        byte = data[at]
+        byte = data[to]
         short |= byte == 0x66
         small |= byte == 0x67
-        at += _LEGACY[byte]
-    prefixed = at != start
-    byte = data[at]
+        to += _LEGACY[byte]
+    byte = data[to]
     rex = (byte & np.uint8(0xF0)) == 0x40
-    wide = rex & ((byte & np.uint8(8)) != 0)
-    at += rex
-    table, opcode_at, bad = _opcode_maps(data, at, prefixed | rex)
-    at = opcode_at
-    flags = _MAPS[table.astype(np.int32) * 256 + data[at]]
-    near = (flags == _LONG) & ((data[at] == 0xE8) | (data[at] == 0xE9) | (table == 1))
-    bad |= _LEGACY[byte] | ((flags & np.uint8(_BAD)) != 0)
-    bad |= near & short & ~wide  # processors disagree on its size
-    at += 1
-    modrm = data[at]
-    operand = _OPERAND[modrm + data[at + 1].astype(np.int32) * 256]
-    size = np.where((flags & np.uint8(_MODRM)) != 0, operand, 0).astype(np.int32)
-    size += _immediates(flags, modrm, data[at - 1], short & ~wide, wide, small)
-    length = at + size - start
-    length[bad | (length > LONGEST)] = 0
-    return length.astype(np.uint8)
-
-
-def _opcode_maps(
-    data: U8, at: NDArray[np.int32], plain_only: NDArray[np.bool_]
-) -> tuple[U8, NDArray[np.int32], NDArray[np.bool_]]:
-    """Return which map each opcode is of, where it is, and where none can be."""
-    first, second = data[at], data[at + 1]
-    table = np.zeros(len(at), np.uint8)
-    opcode_at = at.copy()
-    escape = first == 0x0F
-    table[escape] = 1
-    opcode_at += escape
-    for number, byte in ((2, 0x38), (3, 0x3A)):
-        longer = escape & (second == byte)
-        table[longer] = number
-        opcode_at += longer
-    vex2, vex3, evex = first == 0xC5, first == 0xC4, first == 0x62
-    table[vex2] = 4
-    table[vex3] = np.where(second > 0, _MAP_OF_VEX[second & np.uint8(7)], 5)[vex3]
-    table[vex3 & ((second & np.uint8(0x18)) != 0)] = 5
-    table[evex] = _MAP_OF_VEX[second & np.uint8(7)][evex]
-    opcode_at += 2 * vex2 + 3 * vex3 + 4 * evex
-    return table, opcode_at, plain_only & (vex2 | vex3 | evex)
-
-
-def _immediates(  # noqa: PLR0913, PLR0917  one argument a fact of the instruction
-    flags: U8,
-    modrm: U8,
-    opcode: U8,
-    short: NDArray[np.bool_],
-    wide: NDArray[np.bool_],
-    small: NDArray[np.bool_],
-) -> I64:
-    """Return the bytes of immediates and absolute offsets."""
-
-    def has(flag: int) -> NDArray[np.bool_]:
-        return (flags & np.uint8(flag)) != 0
-
-    full = np.where(short, 2, 4)
-    size = has(_BYTE) + 2 * has(_WORD) + np.where(has(_LONG), full, 0)
-    tests = has(_TEST) & ((modrm & np.uint8(0x30)) == 0)  # `test`, not `not`, `neg`, `mul`
-    size += np.where(tests, np.where(opcode == 0xF6, 1, full), 0)
-    size += np.where(has(_MOVE), np.where(wide, 8, full), 0)
-    return size + np.where(has(_OFFSET), np.where(small, 4, 8), 0)
+    opcode = to + rex
+    escaped = data[opcode] == 0x0F
+    traits = _TRAITS[(escaped << 16) + pair[opcode + escaped]]
+    traits[(byte == 0xC4) | (byte == 0xC5) | (byte == 0x62)] = _UNPREFIXED
+    short &= ~(rex & ((byte & np.uint8(8)) != 0))
+    known = (traits & np.uint8(_UNPREFIXED)) == 0
+    known &= ~short | ((traits & np.uint8(_UNSURE)) == 0)  # processors disagree on its size
+    found = _longer(length[to] * known, (to - at).astype(np.uint8))
+    found -= np.uint8(2) * (short & ((traits & np.uint8(_SHORTER)) != 0) & (found > 0))
+    found -= np.uint8(4) * (small & ((traits & np.uint8(_OFFSET_HALF)) != 0) & (found > 0))
+    return found

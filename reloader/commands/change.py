@@ -130,5 +130,5 @@ def _report(result: ReloadAnswer, *, as_json: bool) -> int:
     if done or as_json:
         answer(result, lambda: show.reload(result), as_json=as_json)
     if not done:
-        click.echo(f"reloader: {show.reload(result)}", err=True)
+        click.echo(f"reloader: {show.local(show.reload(result))}", err=True)
     return 0 if done else 1

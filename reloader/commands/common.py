@@ -80,7 +80,7 @@ def progress(doing: str) -> Generator[Callable[[str], None]]:
     spinner = _Spinner(doing)
     timer = threading.Timer(_SILENCE_S, spinner.begin)
     timer.daemon = True
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():  # None where it was closed (`2>&-`)
         timer.start()
     try:
         yield spinner.tell

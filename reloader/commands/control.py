@@ -124,7 +124,8 @@ def doctor(*, subject: str | None, target: str | None, as_json: bool) -> int:
     \b
     Example: reloader doctor ./game
     """  # noqa: D301 - \b is click's mark
-    named = subject if subject is None or subject.isdigit() else absolute(subject)
+    known = subject is None or (subject.isascii() and subject.isdigit())
+    named = subject if known or subject is None else absolute(subject)
     with connected("examining", target=target) as client:
         result = client.doctor(named)
     answer(result, lambda: show.findings(result), as_json=as_json)

@@ -46,7 +46,14 @@ def objects(*, target: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-n", "--limit", default=20, show_default=True, help="At most so many rows.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="At most so many rows.",
+)
 @common_options
 def history(*, limit: int, target: str | None, as_json: bool) -> None:
     """List what was reloaded, refused or unchanged, newest first.

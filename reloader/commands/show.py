@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from reloader.commands.names import readable
 from reloader.wire.answers import EventKind
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: str =
         rows: Texts, as many as columns.
         right: Names of right-aligned columns, with spaces between.
     """
-    cells = [[local(str(cell)) for cell in row] for row in rows]
+    texts = [[str(cell) for cell in row] for row in rows]
+    readable("\n".join(cell for row in texts for cell in row))  # all names at once
+    cells = [[local(cell) for cell in row] for row in texts]
     aligned = [name in right.split() for name in columns]
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         return _rich_table(columns, cells, aligned)
     lines = [[name.upper() for name in columns], *cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -124,8 +127,8 @@ def reload(answer: ReloadAnswer) -> str:
 
 
 def local(text: str) -> str:
-    """Return a text with paths below the working folder as they are named from there."""
-    return text.replace(f"{Path.cwd()}/", "")
+    """Return a text as it is said here: paths from the working folder, names of the source."""
+    return readable(text.replace(f"{Path.cwd()}/", ""))
 
 
 def history(rows: Sequence[ReloadAnswer]) -> str:

@@ -1,8 +1,9 @@
 """Archives: members, the symbol index, and a member as an ObjectFile.
 
 A member is named as `ar t` shows it; the second member of the same name is `name:2`, since
-two objects of different folders may share a file name and both must stay apart. Members of a
-thin archive are files relative to the archive's folder.
+two objects of different folders may share a file name and both must stay apart; what rustc
+draws anew in a name for each build is left out (`stable_names.py`). Members of a thin archive
+are files relative to the archive's folder.
 """
 
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from reloader.elf.batch import read_batch
 from reloader.elf.constants import EM_X86_64
 from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object, snapshot
+from reloader.elf.stable_names import METADATA, stable_member
 from reloader.errors.base import Place
 from reloader.errors.objects import (
     ArchiveError,
@@ -34,7 +36,7 @@ from reloader.errors.objects import (
     NotElfError,
     ObjectError,
 )
-from reloader.ids import U8
+from reloader.ids import NO_ROW, U8
 
 BSD_LONG: Final = b"#1/"
 
@@ -124,6 +126,9 @@ def read_archive(path: str, data: bytes | U8) -> Archive:
         if is_special(entry.name):
             continue
         member = read_member(text, entry, long_names, path)
+        if member.name.endswith(METADATA):
+            rows[entry.header] = NO_ROW
+            continue
         if member.name.startswith(BSD_INDEX.decode()):
             indices.append(Entry(BSD_INDEX, entry.header, member.offset, member.size))
             continue
@@ -132,6 +137,7 @@ def read_archive(path: str, data: bytes | U8) -> Archive:
     symbols: dict[bytes, int] = {}
     for entry in indices[:1]:
         symbols = read_index(text, entry, rows, path)
+    symbols = {name: row for name, row in symbols.items() if row != NO_ROW}
     names = {member.name: row for row, member in enumerate(members)}
     archive = Archive(path, raw, members, symbols, names)
     if not indices:
@@ -155,11 +161,12 @@ def index_members(archive: Archive) -> dict[bytes, int]:
 
 def numbered(member: Member, seen: dict[str, int]) -> Member:
     """Return the member, its name made unique by how many of that name came before."""
-    count = seen.get(member.name, 0) + 1
-    seen[member.name] = count
-    if count == 1:
-        return member
-    return Member(f"{member.name}:{count}", member.offset, member.size, member.source)
+    name = stable_member(member.name)
+    count = seen.get(name, 0) + 1
+    seen[name] = count
+    if count > 1:
+        name = f"{name}:{count}"
+    return Member(name, member.offset, member.size, member.source)
 
 
 def read_member(text: bytes, entry: Entry, long_names: bytes, path: str) -> Member:

@@ -26,11 +26,11 @@ def read_groups(
         ObjectError: A group is empty, overlaps others, or names what does not exist.
     """
     member_of = np.zeros(len(sections), np.int32)
-    groups = np.flatnonzero(sections["sh_type"] == SHT_GROUP)
+    groups = (sections["sh_type"] == SHT_GROUP).nonzero()[0]
     if not len(groups):
         return member_of, {}
     sizes = sections["sh_size"][groups]
-    for row in np.flatnonzero((sizes % np.uint64(4) != 0) | (sizes < 4))[:1].tolist():
+    for row in ((sizes % np.uint64(4) != 0) | (sizes < 4)).nonzero()[0][:1].tolist():
         raise EntrySizeError(Place(name), f"group {int(groups[row])}", int(sizes[row]), 4)
     if sum(sizes.tolist()) > len(data):
         raise OverlapError(Place(name), "the groups", sum(sizes.tolist()), len(data))
@@ -40,15 +40,15 @@ def read_groups(
     is_member = np.ones(len(words), np.bool_)
     is_member[first] = False
     members, owner = words[is_member], np.repeat(groups, counts)[is_member]
-    for row in np.flatnonzero(members >= len(sections))[:1].tolist():
+    for row in (members >= len(sections)).nonzero()[0][:1].tolist():
         place, found = Place(name), int(members[row])
         text = f"group {int(owner[row])}"
         raise IndexRangeError(place, text, "section", found, len(sections))
     member_of[members] = owner
     signatures = sections["sh_info"][groups]
-    for row in np.flatnonzero(signatures >= len(symbol_names))[:1].tolist():
+    for row in (signatures >= len(symbol_names)).nonzero()[0][:1].tolist():
         text, found = f"group {int(groups[row])}", int(signatures[row])
         raise IndexRangeError(Place(name), text, "symbol", found, len(symbol_names))
-    comdat = np.flatnonzero(words[first] & GRP_COMDAT)
+    comdat = (words[first] & GRP_COMDAT).nonzero()[0]
     pairs = zip(groups[comdat].tolist(), signatures[comdat].tolist(), strict=True)
     return member_of, {group: symbol_names[symbol] for group, symbol in pairs}

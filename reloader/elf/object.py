@@ -3,7 +3,7 @@
 Everything above the reader works on this; a file on disk may change again without harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +42,8 @@ class ObjectFile:
     relocation_sections: I32  # (r,) the section each relocation patches
     group_sections: I32  # (s,) the SHT_GROUP section a section belongs to, or 0
     group_signatures: dict[int, bytes]  # COMDAT group section -> its signature symbol's name
+    # the same for versions that share all of these but `data` (see `alike`)
+    tables: object = field(default_factory=object, init=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -109,13 +109,13 @@ def check_sections(data: U8, sections: NDArray[np.void], name: str) -> None:
     total = np.uint64(len(data))
     # written so that start + size cannot wrap
     past = stored & ((start > total) | (size > total - np.minimum(start, total)))
-    for row in np.flatnonzero(past)[:1].tolist():
+    for row in past.nonzero()[0][:1].tolist():
         end = int(start[row]) + int(size[row])
         raise TruncatedError(Place(name), f"section {row}", end, len(data))
     align = sections["sh_addralign"]
     odd = (align & (align - np.minimum(align, np.uint64(1)))) != 0
     odd[0] = False
-    for row in np.flatnonzero(odd)[:1].tolist():
+    for row in odd.nonzero()[0][:1].tolist():
         raise AlignmentError(Place(f"{name} section {row}"), int(align[row]))
 
 

@@ -80,7 +80,7 @@ def read_symbols(
     Raises:
         ObjectError: Its size, string table, a name or a section index is wrong.
     """
-    tables = np.flatnonzero(sections["sh_type"] == SHT_SYMTAB)
+    tables = (sections["sh_type"] == SHT_SYMTAB).nonzero()[0]
     if not len(tables):
         undefined = np.full(1, UNDEFINED, np.int32)
         return SymbolTable(0, np.zeros(1, SYM), [b""], undefined)
@@ -122,13 +122,13 @@ def symbol_sections(
     home[index == 0] = UNDEFINED
     home[index == SHN_ABS] = ABSOLUTE
     home[(index == SHN_COMMON) | (index == SHN_X86_64_LCOMMON)] = COMMON
-    extended = np.flatnonzero(index == SHN_XINDEX)
+    extended = (index == SHN_XINDEX).nonzero()[0]
     if len(extended):
         wide = wide_indices(data, sections, table_row, len(table), name)
         home[extended] = wide[extended]
     known = (home < 0) | ((home < SHN_LORESERVE) & (index < SHN_LORESERVE))
     known[extended] = True
-    bad = np.flatnonzero(~known | (home >= len(sections)))
+    bad = (~known | (home >= len(sections))).nonzero()[0]
     for row in bad[:1].tolist():
         found = int(home[row])
         raise IndexRangeError(Place(name), f"symbol {row}", "section", found, len(sections))
@@ -149,7 +149,7 @@ def require_inside(
     room = np.append(sections["sh_size"], np.uint64(MOST_SIZE))[np.maximum(home, -1)]
     start, size = np.where(home < 0, np.uint64(0), table["st_value"]), table["st_size"]
     longer = (size > room - start) & (room > 0)
-    for row in np.flatnonzero((start > room) | longer)[:1].tolist():
+    for row in ((start > room) | longer).nonzero()[0][:1].tolist():
         end = int(start[row]) + int(size[row])
         raise SymbolRangeError(Place(name), row, end, int(room[row]))
 
@@ -163,7 +163,7 @@ def wide_indices(
         EntrySizeError: The table is missing or shorter than the symbol table.
     """
     mine = (sections["sh_type"] == SHT_SYMTAB_SHNDX) & (sections["sh_link"] == table_row)
-    rows = np.flatnonzero(mine)
+    rows = mine.nonzero()[0]
     found = int(sections["sh_size"][int(rows[0])]) if len(rows) else 0
     if found < 4 * count:
         raise EntrySizeError(Place(name), "the extended section index table", found, 4 * count)
@@ -174,7 +174,7 @@ def name_section_symbols(
     table: NDArray[np.void], homes: I32, section_names: list[bytes], names: list[bytes]
 ) -> None:
     """Give each section symbol, which has no name of its own, its section's name."""
-    rows = np.flatnonzero(((table["st_info"] & 15) == STT_SECTION) & (homes >= 0))
+    rows = (((table["st_info"] & 15) == STT_SECTION) & (homes >= 0)).nonzero()[0]
     for row, home in zip(rows.tolist(), homes[rows].tolist(), strict=True):
         names[row] = section_names[home]
 
@@ -192,7 +192,7 @@ def read_relocations(
         ObjectError: A table's form or size, or a relocation's offset or symbol, is wrong.
     """
     refuse_foreign_tables(sections, section_names, name)
-    tables = np.flatnonzero(sections["sh_type"] == SHT_RELA)
+    tables = (sections["sh_type"] == SHT_RELA).nonzero()[0]
     check_tables(data, sections, tables, symbols.section, name)
     sizes = sections["sh_size"][tables]
     rows = gather(data, sections["sh_offset"][tables], sizes, RELA)
@@ -203,7 +203,7 @@ def read_relocations(
         return rows, patched
     bad = np.zeros(0, np.int64)
     if int(rows["r_sym"].max()) >= len(symbols.table):
-        bad = np.flatnonzero(rows["r_sym"] >= len(symbols.table))
+        bad = (rows["r_sym"] >= len(symbols.table)).nonzero()[0]
     for row in bad[:1].tolist():
         place = place_of(rows, patched, row, section_names, name)
         found = int(rows["r_sym"][row])
@@ -216,7 +216,7 @@ def read_relocations(
     ends = size[patched]
     # only a marker (type 0 of every ABI) may stand at the very end
     past = (rows["r_offset"] > ends) | ((rows["r_offset"] == ends) & (rows["r_type"] != 0))
-    for row in np.flatnonzero(past)[:1].tolist():
+    for row in past.nonzero()[0][:1].tolist():
         place = place_of(rows, patched, row, section_names, name)
         raise RelocationOffsetError(place, int(ends[row]))
     return rows, patched
@@ -225,7 +225,7 @@ def read_relocations(
 def patched_sizes(data: U8, sections: NDArray[np.void]) -> U64:
     """Return the (s,) bytes relocations may lie in: of a compressed section, uncompressed."""
     sizes = sections["sh_size"].astype(np.uint64)
-    for row in np.flatnonzero(sections["sh_flags"] & SHF_COMPRESSED).tolist():
+    for row in (sections["sh_flags"] & SHF_COMPRESSED).nonzero()[0].tolist():
         header = bytes_of(data, sections, row)[:CHDR_SIZE]
         sizes[row] = int(header[8:16].view("<u8")[0]) if len(header) == CHDR_SIZE else 0
     return sizes
@@ -251,7 +251,7 @@ def refuse_foreign_tables(
         RelocationFormatError: SHT_REL or compact relocations of a loaded section.
     """
     foreign = one_of(sections["sh_type"], list(FOREIGN_TABLES))
-    for row in np.flatnonzero(foreign).tolist():
+    for row in foreign.nonzero()[0].tolist():
         target = int(sections["sh_info"][row])
         if target < len(sections) and not int(sections["sh_flags"][target]) & SHF_ALLOC:
             continue
@@ -270,17 +270,17 @@ def check_tables(
     """
     columns = sections[tables]
     size, entry = columns["sh_size"], columns["sh_entsize"]
-    odd = np.flatnonzero((entry != RELA.itemsize) | (size % np.uint64(RELA.itemsize) != 0))
+    odd = ((entry != RELA.itemsize) | (size % np.uint64(RELA.itemsize) != 0)).nonzero()[0]
     for row in odd[:1].tolist():
         found = int(entry[row]) if int(entry[row]) != RELA.itemsize else int(size[row])
         table = f"relocation table {int(tables[row])}"
         raise EntrySizeError(Place(name), table, found, RELA.itemsize)
-    lost = np.flatnonzero(columns["sh_info"] >= len(sections))
+    lost = (columns["sh_info"] >= len(sections)).nonzero()[0]
     for row in lost[:1].tolist():
         found = int(columns["sh_info"][row])
         owner = f"relocation table {int(tables[row])}"
         raise IndexRangeError(Place(name), owner, "section", found, len(sections))
-    other = np.flatnonzero((columns["sh_link"] != symtab) & (size > 0))
+    other = ((columns["sh_link"] != symtab) & (size > 0)).nonzero()[0]
     for row in other[:1].tolist():
         found = int(columns["sh_link"][row])
         text = f"relocation table {int(tables[row])} uses section {found} as its symbol table"

@@ -135,6 +135,7 @@ _PLACED: Final = frozenset({_MEMBER, _INHERITANCE})
 _ADDRESSES: Final = frozenset({Kind.POINTER, Kind.REFERENCE})
 _NAMED: Final = frozenset({Kind.RECORD, Kind.UNION, Kind.ENUM})
 _VARIADIC: Final = number_of("tag", "unspecified_parameters")
+_LAMBDA: Final = b"lambda"
 _CALLS: Final = {number_of("tag", "call_site"), 0x4109}  # DW_TAG_GNU_call_site
 # What comes after the parameters in a function whose body is stepped over.
 _BODY: Final = _CALLS | {
@@ -154,6 +155,8 @@ class _Walk:
         self.linkage: dict[int, str] = {}
         self.declared: dict[int, int] = {}  # type of a static member by its record
         self.indexed = unit.version >= 5 and ".debug_addr" in unit.sections.data
+        # types of closures stand inside of the functions that make them
+        self.closures = _LAMBDA in unit.sections.data.get(".debug_str", b"")
 
     def run(self) -> None:
         """Read the unit."""
@@ -206,13 +209,13 @@ class _Walk:
         if not shape.children:
             return at
         sibling = found.get("sibling", 0)
-        if sibling > at and (shape.tag in _CALLS or not self.holds_variable(at, sibling)):
+        if sibling > at and (shape.tag in _CALLS or not self.matters(at, sibling)):
             return sibling
         return self.children(at, scope)
 
-    def holds_variable(self, start: int, end: int) -> bool:
-        """Return whether some bytes of the unit may declare a variable with an address."""
-        if self.indexed:
+    def matters(self, start: int, end: int) -> bool:
+        """Return whether some bytes may declare a variable with an address, or a closure."""
+        if self.indexed or self.closures:
             return True
         row = bisect_left(self.places, start)
         return row < len(self.places) and self.places[row] < end
@@ -269,6 +272,8 @@ class _Walk:
             else:
                 if tag == _SUBPROGRAM and found.get("virtuality"):
                     self.virtual(record, found)
+                if tag == _SUBPROGRAM and found.get("name") == "operator()":
+                    record.name = record.name or f"{scope.rstrip(':')}::{{closure}}"
                 self.depth += 1
                 at = self.record(shape, found, start, at, scope, outermost=False)
                 self.depth -= 1
@@ -322,7 +327,7 @@ class _Walk:
         if not shape.children:
             return at
         sibling = found.get("sibling", 0)
-        skip = sibling > at and not self.holds_variable(at, sibling)
+        skip = sibling > at and not self.matters(at, sibling)
         return self.body(record, at, sibling if skip else 0, f"{scope}{name}::")
 
     def body(self, record: Record, at: int, end: int, scope: str) -> int:

@@ -132,6 +132,19 @@ class UntrustedPlaceError(RefusedError):
         super().__init__(f"{path}: {reason}. {UNTOUCHED} {remedy}.")
 
 
+class UnusablePlaceError(RefusedError):
+    """The project's folder is gone, or nothing can be written there."""
+
+    code = "unusable-folder"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path}: {reason}. {UNTOUCHED} Go to the folder of your program, where you may write."
+        )
+
+
 class PeerError(RefusedError):
     """Another user connected to the socket, or listens on it."""
 

@@ -231,3 +231,42 @@ class StopTimeoutError(ReloaderError):
             f" it may be in vfork or in uninterruptible input or output. {UNTOUCHED} All"
             " threads run again; reloader can try once more later."
         )
+
+
+class UntraceableError(RefusedError):
+    """The kernel does not let threads of the process be stopped."""
+
+    code = "untraceable"
+
+    def __init__(self, pid: int, tid: int, tracer: str, reasons: Sequence[str] = ()) -> None:
+        """Build the text; `tracer` is who traces it already, "" if nobody does."""
+        self.pid, self.tid, self.tracer, self.reasons = pid, tid, tracer, list(reasons)
+        if tracer:
+            why = (
+                f"process {pid} is traced by {tracer}, so its threads cannot be stopped: a"
+                f" thread has one tracer at most. {UNTOUCHED} Let that one detach (gdb:"
+                " `detach`), then save again."
+            )
+        else:
+            known = " ".join(reasons) or "Nothing that is known to forbid it does."
+            why = (
+                f"process {pid}: the kernel does not let its thread {tid} be traced. {known}"
+                f" {UNTOUCHED} `reloader doctor {pid}` may tell more."
+            )
+        super().__init__(why)
+
+
+class FirstThreadEndedError(TargetGoneError):
+    """The first thread of a process has ended, and others run on."""
+
+    code = "first-thread-ended"
+
+    def __init__(self, pid: int, others: int) -> None:
+        """Build the text."""
+        self.pid, self.doing, self.others = pid, "", others
+        ReloaderError.__init__(
+            self,
+            f"process {pid}: its first thread has ended while {others} of its threads run on;"
+            f" the kernel shows nobody the memory of such a process. {UNTOUCHED} Let main()"
+            " wait for the others (pthread_join) instead of ending its thread (pthread_exit).",
+        )

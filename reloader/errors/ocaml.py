@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
+from reloader.errors.ocaml_units import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,4 +274,25 @@ class BlockedInitialiserError(ReloaderError):
             " is interrupted once that returns, and all of this reload is undone; until then"
             " the version before is live, and nothing else is reloaded. Take the wait out of"
             " the unit's toplevel and save again."
+        )
+
+
+class ForkedError(RefusedError):
+    """The program is more than one process, and a unit is known to the runtime of one."""
+
+    code = "ocaml-forked"
+
+    def __init__(self, pid: int, children: Sequence[int]) -> None:
+        self.pid, self.children = pid, tuple(children)
+        found = listed([str(child) for child in children])
+        if not children:
+            what = f"process {pid} forks again and again"
+        elif len(children) == 1:
+            what = f"process {pid} has forked {found}, which runs on beside it"
+        else:
+            what = f"process {pid} has forked {found}, which run on beside it"
+        super().__init__(
+            f"{what}: OCaml units are replaced only while the program is one process, since"
+            f" the runtime of a child would not know them. {UNTOUCHED} Save again once its"
+            " children have ended or called exec, or restart it."
         )

@@ -155,3 +155,19 @@ class IncompatibleUnitsError(RefusedError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join([*map(str, self.problems), UNTOUCHED]))
+
+
+class MissingUnitsError(RefusedError):
+    """New code uses units that the program was linked without, and that nothing at hand has."""
+
+    code = "ocaml-missing-units"
+
+    def __init__(self, users: Sequence[tuple[str, Sequence[str]]], symbols: str) -> None:
+        self.users, self.symbols = tuple(users), symbols
+        lines = [
+            f"{user}: it uses {listed(units)}, and the program was linked without\n"
+            "    Link the program with the library (-package, dune's libraries) and restart; a "
+            "unit of yours: save its object or archive, too, or name both to `reloader load`."
+            for user, units in self.users
+        ]
+        super().__init__("\n".join([*lines, symbols]))

@@ -20,19 +20,6 @@ class ThreadRoomError(RefusedError):
         )
 
 
-class ThreadWriteError(ReloaderError):
-    """A thread's copy of a new variable could not be initialised."""
-
-    code = "thread-write"
-
-    def __init__(self, pid: int, why: str) -> None:
-        self.pid, self.why = pid, why
-        super().__init__(
-            f"process {pid}: new thread-local variables got no initial value: {why}. "
-            f"{UNTOUCHED} Try again."
-        )
-
-
 class ConstructorError(ReloaderError):
     """A constructor threw an exception."""
 

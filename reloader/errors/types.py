@@ -9,6 +9,7 @@ from reloader.errors.data import columns
 
 _SHOWN: Final = 8  # names in one line; the rest is counted
 _MOST_LINES: Final = 40  # of one layout
+_MOST_CALLS: Final = 4  # lines on callers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class TypeRow:
     variables: tuple[str, ...] = ()  # kept ones that hold it, or lead to it
     calls: tuple[str, ...] = ()  # `step is called by main.o (main)`
     objects: tuple[str, ...] = ()  # not reloaded now, with the old layout
+    pointers: tuple[str, ...] = ()  # functions to which data of before comes through pointers
 
     def __str__(self) -> str:
         """Return what changed, both sides, and whom it touches."""
@@ -41,18 +43,23 @@ class TypeRow:
         )
         if self.variables:
             lines.append(f"    variables that keep the old layout: {listed(self.variables)}")
-        lines += [f"    {call}" for call in self.calls]
+        lines += [f"    {call}" for call in shortened(self.calls, _MOST_CALLS)]
+        if self.pointers:
+            lines.append(
+                "    what was made before has the old layout and comes to the new code through "
+                f"pointers: {listed(self.pointers)}"
+            )
         if self.objects:
             what = "this object uses" if len(self.objects) == 1 else "these objects use"
             lines.append(f"    {what} the old layout and would go on: {listed(self.objects)}")
         return "\n".join(lines)
 
 
-def shortened(lines: Sequence[str]) -> list[str]:
-    """Return the lines of a layout, those past a screenful counted."""
-    if len(lines) <= _MOST_LINES:
+def shortened(lines: Sequence[str], most: int = _MOST_LINES) -> list[str]:
+    """Return lines, those past a limit counted."""
+    if len(lines) <= most:
         return list(lines)
-    return [*lines[:_MOST_LINES], f"... and {len(lines) - _MOST_LINES} more"]
+    return [*lines[:most], f"... and {len(lines) - most} more"]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -75,6 +82,12 @@ class TypeChangedError(RefusedError):
         if stale or callers:
             which = f" ({listed(stale)})" if stale else ""
             ways.append(f"reload the objects on the other side together with this one{which}")
+        if any(row.pointers for row in self.rows):
+            names = ", ".join(f'"{row.name}"' for row in self.rows if row.pointers)
+            ways.append(
+                "restart the program; or, if nothing of the old layout is in use any more, say "
+                f"so: [types] in reloader.toml, accept = [{names}]"
+            )
         if plain:
             options = " ".join(f"--reinit {name}" for name in plain)
             ways.append(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
+from reloader.errors.live import AgentBusyError
 from reloader.hosts.caml.globals_map import SYMBOL
 from reloader.hosts.caml.saved import versions
 from reloader.hosts.caml.settings import OcamlConfig
@@ -37,6 +38,15 @@ class Unready(Plain):
         if any(is_unit(file) for file in graph.objects):
             raise self.reason
 
+    def swapped(self, generation: int) -> bool:
+        """Refuse to tell of units.
+
+        Raises:
+            ReloaderError: Why nobody knows.
+        """
+        del generation
+        raise self.reason
+
 
 def choose_host(
     program: Program,
@@ -51,6 +61,9 @@ def choose_host(
         config: What the project says of OCaml.
         rows: What an earlier daemon's host wrote down.
         earlier: What was written down of an earlier run of the program.
+
+    Raises:
+        AgentBusyError: The agent does not answer.
     """
     image = program.image
     if SYMBOL not in image.symtab.name and SYMBOL not in image.dynsym.name:
@@ -61,6 +74,8 @@ def choose_host(
         world = open_world(image, config)
         world.take_versions(versions({**(earlier or {}), **rows}))
         host = Ocaml(program, enter_runtime(program, config), world, rows)
+    except AgentBusyError:  # at what an earlier daemon has asked: nobody knows yet how it ends
+        raise
     except ReloaderError as error:
         return Unready(error), [f"OCaml units cannot be reloaded: {error}"]
     return host, host.notes

@@ -16,34 +16,27 @@ import numpy as np
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
-from reloader.errors.live import AgentBusyError
-from reloader.errors.ocaml import (
-    BlockedInitialiserError,
-    HookError,
-    InitialiserError,
-    NoSuchFunctionError,
-    PlaceMissingError,
-    RunningUnitError,
-)
+from reloader.errors.linking import UndefinedSymbolsError
+from reloader.errors.ocaml import ForkedError, RunningUnitError
+from reloader.errors.ocaml_units import MissingUnitsError
 from reloader.hosts.caml import forwarding, saved
-from reloader.hosts.caml.closures import Closure, closure_at, value_at
+from reloader.hosts.caml.family import refuse_children, unforked
 from reloader.hosts.caml.holders import OldCode
 from reloader.hosts.caml.order import initialisation_order
 from reloader.hosts.caml.registry import Registry
-from reloader.hosts.caml.runtime import Pair, Runtime
-from reloader.hosts.caml.script import Place, Script
+from reloader.hosts.caml.runtime import Runtime
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.shapes import LiveShapes
 from reloader.hosts.caml.state import Sizes, StatePlan
-from reloader.hosts.caml.swapping import after, needs_block, pairs, swap_units
+from reloader.hosts.caml.swapping import after, needs_block, pairs
+from reloader.hosts.caml.switching import Switching
 from reloader.hosts.caml.symbols import symbols_meant
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
-from reloader.hosts.caml.units import FUNCTION, UnitInfo
 from reloader.hosts.caml.world import World
 from reloader.ids import U64, Addr
 from reloader.link.graph import LinkGraph
-from reloader.live.host import Hold, HostPlan, Linked
+from reloader.live.host import Hold, HostPlan, Library
 from reloader.live.objects import LiveObject
 from reloader.live.program import Key, Program
 from reloader.live.target import Allocation
@@ -82,6 +75,7 @@ class Ocaml:
         self.unused = False  # nobody has seen the state of units to come: it begins anew
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
+        self.switching = Switching(program, runtime, world, self.registry, self.units)
         known = dict(saved.saved_units(rows))
         for key, live in program.objects.items():
             if key in known:
@@ -119,6 +113,14 @@ class Ocaml:
         if first is not None:
             self.world.expect(first)
 
+    def explained(
+        self, error: UndefinedSymbolsError, objects: Sequence[ObjectFile]
+    ) -> ReloaderError:
+        """Name the units that new versions use and the program was linked without."""
+        infos = [self.world.info(file) for file in objects if self.whole(file)]
+        missing = self.world.missing(infos)
+        return MissingUnitsError(missing, str(error)) if missing else error
+
     def isolate(self, graph: LinkGraph) -> None:
         """Let units refer to themselves directly, and to each other by the blocks they know.
 
@@ -155,22 +157,30 @@ class Ocaml:
             if file.key in self.units and self.world.position(info) == done + 1:
                 raise RunningUnitError(file.name, info.shown)
 
-    def libraries(self) -> list[Path]:
-        """Return the archive of functions that the compiler makes at link time."""
-        return [self.world.library()]
+    def libraries(self) -> list[Library]:
+        """Return the archives of what the program was linked without and new code may need."""
+        return self.world.libraries()
 
-    def prepare(self, linked: Linked) -> HostPlan:
-        """Say what becomes of each unit's fields, and take slots for captured functions."""
-        graph = linked.graph
+    def prepare(self, graph: LinkGraph) -> HostPlan:
+        """Say what becomes of each unit's fields, and take slots for captured functions.
+
+        Raises:
+            ReloaderError: It cannot be done now.
+            SlotTableFullError: There are too few slots.
+        """
         rows = [row for row, file in enumerate(graph.objects) if self.whole(file)]
         if not rows:
             return HostPlan()
+        refuse_children(self.runtime.process)
         files = [graph.objects[row] for row in rows]
         units = [cast("UnitObject", self.object_of(file)) for file in files]
         order = initialisation_order(files, [unit.symbol for unit in units])
         changes = [self.change(graph, rows[at], files[at], units[at]) for at in order]
         plan = HostPlan(details=Details(changes))
-        slots = forwarding.take_original_slots(self.program, changes, self.world.meanings())
+        forwarding.take_original_slots(self.program, changes, self.world.meanings())
+        forwarding.require_room(self.program, changes, self.world.meanings(coming=True))
+        before = [change.file.key for change in changes if change.before]
+        slots = forwarding.without_jump(self.program, before)
         forwarding.plan_jumps(self.program, slots, plan)
         return plan
 
@@ -204,82 +214,33 @@ class Ocaml:
         Raises:
             ReloaderError: Nothing was changed.
         """
-        if plan.details is None:
-            return
-        changes = cast("Details", plan.details).changes
-        script = self.script(changes)
-        needed = max(self.world.position(change.info) for change in changes)
-        try:
-            done = self.runtime.run(script, token=generation, globals_needed=needed)
-        except (InitialiserError, HookError, PlaceMissingError, AgentBusyError) as error:
-            plan.left = True
-            for change in changes:
-                self.registry.add(change.place)
-            if isinstance(error, AgentBusyError):
-                names = [change.info.shown for change in changes]
-                raise BlockedInitialiserError(names, self.runtime.patience_ms / 1e3) from error
-            raise
-        plan.stop_us += done.inside_us
-        found = iter(done.pairs)
-        for change in changes:
-            rows = [next(found) if old else None for old, _ in change.functions]
-            self.forward(change, rows)
-            plan.notes += change.state.notes()
-        forwarding.jump(self.program, plan)
-
-    def script(self, changes: Sequence[Change]) -> Script:
-        """Return what the agent does for a transaction: hooks, and the swap between them."""
-        script = Script()
-        now = {unit.info.shown: (unit.info, unit.block) for unit in self.units.values()}
-        self.call_hooks(script, self.world.config.before, now)
-        swap_units(script, changes)
-        now |= {change.info.shown: (change.info, change.place.block) for change in changes}
-        self.call_hooks(script, self.world.config.after, now)
-        return script
-
-    def call_hooks(
-        self, script: Script, names: Sequence[str], units: dict[str, tuple[UnitInfo, int]]
-    ) -> None:
-        """Call functions that the configuration names.
-
-        Raises:
-            NoSuchFunctionError: A unit has no such function.
-        """
-        for name in names:
-            unit, _, path = name.partition(".")
-            info, block = units.get(unit, (None, 0))
-            found = [slot for slot in info.slots if slot.path == path] if info else []
-            if not found or found[0].kind != FUNCTION:
-                raise NoSuchFunctionError(name, sorted(units))
-            script.call(name, Place(block, found[0].chain))
-
-    def forward(self, change: Change, rows: Sequence[Pair | None]) -> None:
-        """Give each closed function of a new version its slot, and let the slot lead to it."""
-        read, block = self.program.target.read, change.place.block
-        meanings = self.world.meanings(coming=True)
-        values: list[forwarding.Value] = []
-        for (_, new), pair in zip(change.functions, rows, strict=True):
-            if pair is not None:
-                closure = Closure(pair.new_code, pair.arity, pair.pointer)
-            else:
-                closure = closure_at(read, value_at(read, block, new.chain))
-            if closure is not None:
-                values.append(forwarding.Value(new, closure, meanings.of(new)))
-        change.slots = forwarding.lead(self.program, change.file.key, values)
+        if plan.details is not None:
+            changes = cast("Details", plan.details).changes
+            self.switching.make_live(plan, changes, generation)
+            plan.led = set[int]().union(*(change.slots for change in changes))
 
     def adopt(self, plan: HostPlan) -> None:
         """Take note of the units that are live now."""
         if plan.details is None:
             return
-        for change in cast("Details", plan.details).changes:
+        changes = cast("Details", plan.details).changes
+        for change in changes:
+            self.units[change.file.key] = after(change)
+            self.world.adopt(change.file)
+        self.registry.add(change.place for change in changes)
+        self.old.add(changes)
+        self.old.forget(self.registry.places)
+        try:
+            self.describe(plan, changes)
+        except (ReloaderError, OSError) as error:  # the program may end just now: it was live
+            plan.notes.append(str(error))
+
+    def describe(self, plan: HostPlan, changes: Sequence[Change]) -> None:
+        """Say what is new, and who still leads to old code."""
+        for change in changes:
             functions, notes = self.shapes.difference(change)
             plan.functions += functions
             plan.notes += notes
-            self.units[change.file.key] = after(change)
-            self.registry.add(change.place)
-            self.world.adopt(change.file)
-        self.old.add(cast("Details", plan.details).changes)
-        self.old.forget(self.registry.places)
         plan.notes += self.old.notes(self.program, list(self.units.values()))
 
     def rows(self, plan: HostPlan | None = None) -> dict[str, str]:
@@ -303,18 +264,13 @@ class Ocaml:
 
     def finish(self, rows: Mapping[str, str]) -> None:
         """Do what is left of a transaction that became live under another daemon."""
-        self.registry.places |= saved.load_places(rows.get(saved.REGISTERED, ""))
-        read = self.program.target.read
+        self.suspect(rows)
         units = {key: self.restore(key, text) for key, text in saved.saved_units(rows)}
-        meanings = self.world.meanings()
-        for key, unit in units.items():
-            values = [
-                forwarding.Value(slot, closure, meanings.of(slot))
-                for slot in unit.info.slots
-                if slot.kind == FUNCTION
-                and (closure := closure_at(read, value_at(read, unit.block, slot.chain)))
-            ]
-            unit.slots = forwarding.lead(self.program, key, values)
+        self.switching.finish(units)
+
+    def suspect(self, rows: Mapping[str, str]) -> None:
+        """Take note that the runtime may know the units of a transaction that was undone."""
+        self.registry.places |= saved.load_places(rows.get(saved.REGISTERED, ""))
 
     def restore(self, key: Key, text: str) -> Unit:
         """Take in a unit as an earlier daemon wrote it down."""
@@ -375,7 +331,11 @@ class Ocaml:
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget units that nothing reaches."""
-        holds = self.registry.let_go(self.runtime, superseded)
+        try:
+            with unforked(self.runtime.process, 0.0):
+                holds = self.registry.let_go(self.runtime, self.program.ledger, superseded)
+        except ForkedError as error:  # a child's runtime knows them as well
+            return self.registry.held_back(superseded, str(error))
         self.old.forget(self.registry.places)
         return self.old.named(holds, self.program, list(self.units.values()))
 

@@ -18,7 +18,7 @@ from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U64, Bool, Region
 from reloader.link.comdat import bind_lost_locals, lost_groups
 from reloader.link.edges import edges_of, joined
 from reloader.link.graph import Blocks, LinkGraph, Origin, Symbols
-from reloader.link.names import matching_sections
+from reloader.link.section_names import SectionNames
 
 SHT_NOBITS, STT_TLS = 8, 6
 _NOT_BLOCKS: Final = (0, 2, 3, 4, 9, 17, 18)  # NULL SYMTAB STRTAB RELA REL GROUP SYMTAB_SHNDX
@@ -42,7 +42,8 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
     files = list(objects)
     lost = lost_groups(files)
     firsts = np.cumsum([0, *(len(file.sections) for file in files)], dtype=np.int64)
-    sectioned, of_section, content = _blocks_of(files, joined(lost), firsts)
+    names = SectionNames.of(files)
+    sectioned, of_section, content = _blocks_of(files, joined(lost), firsts, names)
     symbols, commons = _symbols_of(files, of_section, firsts, len(sectioned.object))
     blocks = _concatenate(Blocks, [sectioned, commons])
     counts = [0, *(len(file.symbols) for file in files)]
@@ -55,6 +56,7 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
         edges=edges_of(files, of_section, firsts, blocks, arch),
         first_symbol=np.cumsum(counts).astype(np.int32),
         block_of_section=[of_section[first:last] for first, last in bounds],
+        section_names=names,
     )
     bind_lost_locals(graph, lost)
     return graph
@@ -69,11 +71,11 @@ def _concatenate(kind: Any, parts: Sequence[Any]) -> Any:  # noqa: ANN401  Block
     return kind(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
-def _regions(files: Sequence[ObjectFile], headers: Any) -> U8:  # noqa: ANN401  record columns
+def _regions(names: SectionNames, headers: Any) -> U8:  # noqa: ANN401  record columns
     """Return (s,) the Region of every section of all files together."""
     flags, kinds = headers["sh_flags"], headers["sh_type"]
     writable = (flags & SHF_WRITE) != 0
-    writable[matching_sections(files, _READ_ONLY_NAMES)] = False
+    writable[names.matching(_READ_ONLY_NAMES)] = False
     writable &= ~one_of(kinds, _ARRAYS)
     region = np.full(len(flags), Region.RODATA, np.uint8)
     region[writable] = Region.DATA
@@ -83,17 +85,19 @@ def _regions(files: Sequence[ObjectFile], headers: Any) -> U8:  # noqa: ANN401  
     return region
 
 
-def _blocks_of(files: Sequence[ObjectFile], lost: Bool, firsts: I64) -> tuple[Blocks, I32, U8]:
+def _blocks_of(
+    files: Sequence[ObjectFile], lost: Bool, firsts: I64, names: SectionNames
+) -> tuple[Blocks, I32, U8]:
     """Return a block a section, the block of each section of all files, and the content."""
     headers: Any = joined([file.sections for file in files])
     kept = ~one_of(headers["sh_type"], _NOT_BLOCKS) & ~lost
-    rows = np.flatnonzero(kept)
+    rows = kept.nonzero()[0]
     of_section = np.full(len(headers), NO_ROW, np.int32)
     of_section[rows] = np.arange(len(rows), dtype=np.int32)
     counts = np.diff(firsts)
     owner = np.repeat(np.arange(len(files), dtype=np.int32), counts)[rows]
     own: Any = headers if len(rows) == len(headers) else headers[rows]
-    region = _regions(files, headers)[rows]
+    region = _regions(names, headers)[rows]
     size = own["sh_size"].astype(np.uint64)
     loaded = (region != Region.NONE) & (own["sh_type"] != SHT_NOBITS) & (size > 0)
     content = np.full(len(rows), NO_ROW, np.int64)
@@ -126,7 +130,7 @@ def _copy_runs(
     order = np.argsort(key, kind="stable")
     first, last = key[order], key[order] + size[order].astype(np.int64)
     last = np.maximum.accumulate(last)  # sections of a damaged file may overlap
-    breaks = np.flatnonzero(first[1:] > last[:-1] + _GAP) + 1
+    breaks = (first[1:] > last[:-1] + _GAP).nonzero()[0] + 1
     heads, tails = np.append(0, breaks), np.append(breaks, len(order)) - 1
     low = (1 << _FILE_BITS) - 1
     owners: list[int] = owner[order[heads]].tolist()
@@ -138,7 +142,7 @@ def _copy_runs(
     )
     spans: list[U8] = [files[row].data[start:end] for row, start, end in ranges]
     starts = np.cumsum([0, *map(len, spans)])[:-1]
-    run = np.searchsorted(first[heads], key, side="right") - 1
+    run = first[heads].searchsorted(key, side="right") - 1
     return starts[run] + key - first[heads][run], np.concatenate(spans)
 
 
@@ -159,7 +163,7 @@ def _symbols_of(
     nulls = np.cumsum([0, *counts])[:-1][np.array(counts, np.int64) > 0]
     origin[nulls] = Origin.ABSOLUTE
     offset = raw["st_value"].astype(np.uint64)
-    common = np.flatnonzero(section == COMMON)
+    common = (section == COMMON).nonzero()[0]
     block[common] = block_count + np.arange(len(common), dtype=np.int32)
     origin[common] = Origin.BLOCK
     commons = _common_blocks(owner[common], raw["st_size"][common], offset[common])

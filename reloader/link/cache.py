@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 
 from reloader.arch.base import Architecture
+from reloader.elf.alike import alike
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object, snapshot
 from reloader.ids import U8
@@ -30,6 +31,8 @@ from reloader.live.objects import LiveObject
 T = TypeVar("T")
 Key = tuple[str, str]  # (path, member)
 Build = Callable[[Sequence[ObjectFile]], LinkGraph]
+# makes a graph that of an alike version, None where it cannot
+Renew = Callable[[LinkGraph, ObjectFile], LinkGraph | None]
 
 MOST_BYTES: Final = 32 << 20
 MOST_VERSIONS: Final = 4  # of one object: the live one, and some undos
@@ -42,7 +45,7 @@ class Kept:
 
     file: ObjectFile
     size: int
-    graph: LinkGraph | None = None
+    graph: LinkGraph | None = None  # its own, or an alike version's
     arch: Architecture | None = None  # the graph's
 
 
@@ -79,6 +82,8 @@ class Cache:
         if like is not None and same_bytes(like.data, raw):
             return like
         found = self.find((path, member), raw)
+        if found is None and like is not None:
+            found = alike(like, raw)
         return found or read_object(path, raw, member, like=like)
 
     def find(self, key: Key, data: U8) -> ObjectFile | None:
@@ -92,7 +97,11 @@ class Cache:
         self._shrink(file.key)
 
     def graph(
-        self, objects: Sequence[ObjectFile], arch: Architecture, build: Build
+        self,
+        objects: Sequence[ObjectFile],
+        arch: Architecture,
+        build: Build,
+        renew: Renew | None = None,
     ) -> LinkGraph:
         """Return a graph that the caller may change, built only if it is not at hand.
 
@@ -101,21 +110,36 @@ class Cache:
                 together rarely comes again.
             arch: What the graph is built for.
             build: Builds one, of the objects alone.
+            renew: Makes one of that of an alike version, which is quicker.
         """
         if len(objects) != 1 or not self.most_bytes:
             return build(objects)
         kept = self._entry(objects[0])
-        if kept.graph is None or kept.arch is not arch:
-            graph = build(objects)
-            added = bytes_of(graph)
-            if kept.size + added > self.most_bytes:
-                return graph  # it would be forgotten at once
-            kept.graph, kept.arch = copied(graph), arch
-            kept.size += added
-            self.size += added
-            self._shrink(objects[0].key)
-            return graph
-        return copied(kept.graph)
+        base = self._base(kept, arch)
+        if base is not None:
+            kept.graph, kept.arch = base, arch
+            if base.objects[0] is kept.file:
+                return copied(base)
+            graph = renew(copied(base), kept.file) if renew else None
+            if graph is not None:
+                return graph
+        graph = build(objects)
+        added = bytes_of(graph)
+        if kept.size + added > self.most_bytes:
+            return graph  # it would be forgotten at once
+        kept.graph, kept.arch = copied(graph), arch
+        kept.size += added
+        self.size += added
+        self._shrink(objects[0].key)
+        return graph
+
+    def _base(self, kept: Kept, arch: Architecture) -> LinkGraph | None:
+        """Return the graph of a version, or else that of an alike one."""
+        tables = kept.file.tables
+        for other in (kept, *reversed(self.kept.values())):
+            if other.graph and other.arch is arch and other.file.tables is tables:
+                return other.graph
+        return None
 
     def _entry(self, file: ObjectFile) -> Kept:
         """Return a version's entry, made if it is new, as the youngest."""
@@ -124,7 +148,9 @@ class Cache:
             twin = self.find(file.key, file.data)
             if twin is not None:
                 self._forget(twin)
-            kept = self.kept[file] = Kept(file, bytes_of(file))
+            shared = any(other.tables is file.tables for other in self.kept)
+            size = len(file.data) if shared else bytes_of(file)
+            kept = self.kept[file] = Kept(file, size)
             self.size += kept.size
         self.kept.move_to_end(file)
         return kept

@@ -10,7 +10,7 @@ from reloader.arch.base import Architecture
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import Place
 from reloader.errors.linking import FieldOutsideError, FieldRow, KindRow, UnknownRelocationError
-from reloader.ids import I32, I64, NO_ROW, U32, Region
+from reloader.ids import I32, I64, NO_ROW, U16, U32, Region
 from reloader.link.graph import Blocks, Edges
 from reloader.link.kinds import kind_columns
 
@@ -57,24 +57,40 @@ def edges_of(
         symbol += np.repeat(firsts.astype(np.int32), counts)
         section = section + np.repeat(section_firsts[:-1], counts)
     loaded = (of_section >= 0) & (blocks.region != Region.NONE)[of_section]
-    block = np.where(loaded, of_section, NO_ROW)[section]
-    if len(block) and int(block.min()) < 0:
-        kept = np.flatnonzero(block >= 0)
-        block, raw, symbol = block[kept], raw[kept], symbol[kept]
-    offset = raw["r_offset"].astype(np.uint32)
-    if not _is_sorted(block, offset):
-        order = np.lexsort((offset, block))
-        block, raw, symbol, offset = block[order], raw[order], symbol[order], offset[order]
+    columns = [
+        np.where(loaded, of_section, NO_ROW)[section],
+        raw["r_offset"].astype(np.uint32),
+        raw["r_type"],
+        symbol,
+        raw["r_addend"],
+    ]
+    rows = _loaded_in_order(columns[0], columns[1])
+    block, offset, number, symbol, addend = (
+        columns if rows is None else [column[rows] for column in columns]
+    )
     edges = Edges(
         block=block,
         offset=offset,
-        kind=_kinds_of(files, blocks, block, raw, arch),
+        kind=_kinds_of(files, blocks, (block, offset, number), arch),
         symbol=symbol,
-        addend=raw["r_addend"].astype(np.int64),
+        addend=addend.astype(np.int64),
         live=np.ones(len(block), np.bool_),
     )
     _check_fields(files, blocks, edges, arch)
     return edges
+
+
+def _loaded_in_order(block: I32, offset: U32) -> I64 | None:
+    """Return the relocations of loaded blocks by block and offset, None: all, as they are."""
+    rows = None
+    if len(block) and int(block.min()) < 0:
+        rows = (block >= 0).nonzero()[0]
+        block, offset = block[rows], offset[rows]
+    if _is_sorted(block, offset):
+        return rows
+    # runs that are sorted already take this sort one look
+    order = np.argsort((block.astype(np.int64) << 32) | offset, kind="stable")
+    return order if rows is None else rows[order]
 
 
 def _is_sorted(block: I32, offset: U32) -> bool:
@@ -82,26 +98,33 @@ def _is_sorted(block: I32, offset: U32) -> bool:
     if bool((block[1:] < block[:-1]).any()):
         return False
     falls = offset[1:] < offset[:-1]
-    rows = np.flatnonzero(falls)
+    rows = falls.nonzero()[0]
     return bool((block[rows + 1] != block[rows]).all())
 
 
 def _kinds_of(
     files: Sequence[ObjectFile],
     blocks: Blocks,
-    block: I32,
-    raw: Any,  # noqa: ANN401  record columns
+    columns: tuple[I32, U32, U32],
     arch: Architecture,
-) -> Any:  # noqa: ANN401
-    """Return the kind row of every relocation; refuse all unknown ones at once."""
-    number, known = raw["r_type"], _known_kinds(arch)
+) -> U16:
+    """Return the kind row of every relocation; refuse all unknown ones at once.
+
+    Args:
+        files: The transaction's objects.
+        blocks: Their blocks.
+        columns: Block, offset and ELF number of every relocation.
+        arch: Knows the kinds.
+    """
+    block, offset, number = columns
+    known = _known_kinds(arch)
     if not len(number) or int(number.max()) < len(known):
         row = known[number]
     else:
         row = np.append(known, np.int16(NO_ROW))[np.minimum(number, len(known))]
     if len(row) and int(row.min()) < 0:
-        bad = np.flatnonzero(row == NO_ROW)
-        places = [_place(files, blocks, int(block[i]), int(raw["r_offset"][i])) for i in bad]
+        bad = (row == NO_ROW).nonzero()[0]
+        places = [_place(files, blocks, int(block[i]), int(offset[i])) for i in bad]
         rows = [KindRow(p, int(number[i])) for p, i in zip(places, bad, strict=True)]
         raise UnknownRelocationError(rows, arch.name)
     return row.view(np.uint16)
@@ -142,7 +165,7 @@ def _last_edges(blocks: Blocks, edges: Edges) -> I64:
     """
     block, offset = edges.block, edges.offset
     size = np.where(blocks.content >= 0, blocks.size, 0).astype(np.int64) - _WIDEST
-    rows = np.flatnonzero(np.append(block[1:] != block[:-1], len(block) > 0))
+    rows = np.append(block[1:] != block[:-1], len(block) > 0).nonzero()[0]
     found: list[I64] = []
     while len(rows):
         if len(found) > _WIDEST:  # many fields on the same bytes

@@ -46,7 +46,7 @@ def apply_fixups(graph: LinkGraph, arch: Architecture, lines: Lines = no_lines) 
         FixupRangeError: Some values do not fit; carries all of them, and nothing is written.
     """
     values = edge_values(graph, arch)
-    bad = np.flatnonzero(~values.fits)
+    bad = (~values.fits).nonzero()[0]
     if len(bad):
         raise FixupRangeError(
             [_range_row(graph, arch, values, row, lines) for row in bad.tolist()]
@@ -57,9 +57,9 @@ def apply_fixups(graph: LinkGraph, arch: Architecture, lines: Lines = no_lines) 
     if bool(long.all()):
         _store(graph.content, place, values.value, 4)
         return
-    rows = np.flatnonzero(long)
+    rows = long.nonzero()[0]
     _store(graph.content, place[rows], values.value[rows], 4)
-    others = np.flatnonzero(~long)
+    others = (~long).nonzero()[0]
     width = arch.kinds["width"][edges.kind[others]]
     for size in (1, 2, 8):
         rows = others[width == size]
@@ -90,7 +90,7 @@ def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) 
     elif bool(rows.all()):
         rows = np.arange(len(rows))
     else:
-        rows = np.flatnonzero(rows)
+        rows = rows.nonzero()[0]
     edges = some_edges(graph.edges, rows)
     traits = kind_columns(arch).traits[edges.kind]
     symbol = symbol_addrs(graph, arch, edges)
@@ -99,7 +99,7 @@ def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) 
     place += edges.offset
     relative = (traits & np.uint8(PC)) != 0
     value -= place if bool(relative.all()) else place * relative
-    other = np.flatnonzero(traits & np.uint8(OTHER))
+    other = (traits & np.uint8(OTHER)).nonzero()[0]
     if len(other):
         value[other] = _other_values(
             graph, arch, some_edges(edges, other), symbol[other], place[other]
@@ -135,7 +135,7 @@ def _other_values(
     letters["G"] = letters["S"] - letters["GOT"]
     value = np.zeros(len(symbol), np.uint64)
     for row in np.unique(edges.kind).tolist():
-        mine = np.flatnonzero(edges.kind == row)
+        mine = (edges.kind == row).nonzero()[0]
         for sign, letter in _terms(str(arch.kinds["formula"][row])):
             term = letters[letter][mine]
             value[mine] += term if sign else np.uint64(0) - term
@@ -164,7 +164,7 @@ def _fits(arch: Architecture, kind: U16, traits: U8, value: I64) -> Bool:
     """Return which values their fields hold; nearly all are signed 4-byte ones."""
     fits = value.astype(np.int32) == value
     fits |= (traits & np.uint8(FREE)) != 0
-    rows = np.flatnonzero(traits & np.uint8(LIMITED))
+    rows = (traits & np.uint8(LIMITED)).nonzero()[0]
     for row in np.unique(kind[rows]).tolist():
         low, high = limits(arch, row)
         mine = rows[kind[rows] == row]
@@ -224,6 +224,6 @@ def edge_targets(graph: LinkGraph, arch: Architecture) -> tuple[U64, U64]:
 
     The ledger keeps memory that a live block still refers to, and this is who refers to what.
     """
-    rows = np.flatnonzero(graph.edges.live & fresh_blocks(graph)[graph.edges.block])
+    rows = (graph.edges.live & fresh_blocks(graph)[graph.edges.block]).nonzero()[0]
     source = graph.blocks.addr[graph.edges.block[rows]] + graph.edges.offset[rows]
     return source, symbol_addrs(graph, arch)[rows]

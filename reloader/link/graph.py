@@ -17,6 +17,7 @@ import numpy as np
 
 from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, U8, U16, U32, U64, Bool
+from reloader.link.section_names import SectionNames
 
 
 class Origin:
@@ -107,6 +108,7 @@ class LinkGraph:
     block_of_section: list[I32] = field(default_factory=list[I32])
     # (o,) row of Symbols that is the start of an object's GOT, or NO_ROW; empty: none has one
     got_symbol: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    section_names: SectionNames | None = None  # of all objects together
     # blocks by the name of their section, for patterns asked so far (see names.named_blocks)
     named: dict[bytes, I32] = field(default_factory=dict[bytes, I32])
 

@@ -5,21 +5,22 @@ blocks stand in falling alignment, each size rounded up to its own alignment: th
 offset is the sum of the sizes before, and no gap is larger than a block's own tail.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U64, Bool, Region
+from reloader.elf.gather import rows_of
+from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U64, Addr, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
 from reloader.live.target import Allocation
 
 _PAGE: Final = 4096  # the least alignment of an allocation
 
-Allocate = Callable[[int, int], Allocation]  # (Region, size)
+Allocate = Callable[[Sequence[tuple[int, int]]], list[Allocation]]  # (Region, size) of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +37,19 @@ def place(graph: LinkGraph, allocate: Allocate) -> list[Placed]:
 
     Args:
         graph: Sizes are final, blocks.live and blocks.same are set.
-        allocate: Takes fresh memory of a region in the arena, page-granular.
+        allocate: Takes fresh memory in the arena, page-granular.
 
     Returns:
-        One row an object and region; also of what was taken before an `allocate` that raised,
-        the caller gives everything back.
+        One row an object and region.
     """
     blocks = graph.blocks
     wanted = blocks.live & ~blocks.same & (blocks.addr == np.uint64(NO_ADDR))
-    rows = np.flatnonzero(wanted & (blocks.region <= Region.DATA)).astype(np.int64)
+    rows = (wanted & (blocks.region <= Region.DATA)).nonzero()[0].astype(np.int64)
     falling = -blocks.align[rows].astype(np.int64)
     order = np.lexsort((rows, falling, blocks.region[rows], blocks.object[rows]))
     rows = rows[order]
     group = blocks.object[rows].astype(np.int64) << 8 | blocks.region[rows]
-    heads = np.flatnonzero(np.diff(group, prepend=group[:1] - 1))
+    heads = np.diff(group, prepend=group[:1] - 1).nonzero()[0]
     placed = _place_groups(graph, rows, heads, allocate)
     place_symbols(graph)
     return placed
@@ -71,22 +71,21 @@ def _place_groups(graph: LinkGraph, rows: I64, heads: I64, allocate: Allocate) -
     count = np.diff(np.append(heads, len(rows)))
     before = (end - rounded)[heads]
     total = end[heads + count - 1] - before
-    placed: list[Placed] = []
-    bases: list[int] = []
-    groups = zip(
-        blocks.object[rows[heads]].tolist(),
-        blocks.region[rows[heads]].tolist(),
-        total.tolist(),
-        align[heads].tolist(),
-        strict=True,
-    )
-    for owner, region, wanted, greatest in groups:
-        allocation = allocate(region, max(wanted, 1) + max(greatest - _PAGE, 0))
-        bases.append(-(-allocation.addr // greatest) * greatest)
-        placed.append(Placed(owner, region, allocation))
-    base = np.array(bases, np.uint64) - before  # may wrap, and wraps back
+    greatest = np.maximum(align[heads], 1).astype(np.int64)
+    wanted = np.maximum(total.astype(np.int64), 1) + np.maximum(greatest - _PAGE, 0)
+    owners: list[int] = blocks.object[rows[heads]].tolist()
+    regions: list[int] = blocks.region[rows[heads]].tolist()
+    taken = allocate(list(zip(regions, wanted.tolist(), strict=True)))
+    begin = np.array([allocation.addr for allocation in taken], np.uint64)
+    last = (greatest - 1).astype(np.uint64)
+    base = ((begin + last) & ~last) - before  # may wrap, and wraps back
     blocks.addr[rows] = np.repeat(base, count) + end - rounded
-    return placed
+    return list(map(Placed, owners, regions, taken))
+
+
+def one_by_one(allocate: Callable[[int, int], Allocation]) -> Allocate:
+    """Return what takes several pieces of memory with what takes one."""
+    return lambda wanted: [allocate(region, size) for region, size in wanted]
 
 
 def place_symbols(graph: LinkGraph) -> None:
@@ -127,35 +126,66 @@ def initial_blocks(graph: LinkGraph) -> Bool:
 
 def image(graph: LinkGraph, placed: Placed, arch: Architecture) -> U8:
     """Return all bytes of an allocation; gaps between functions are traps, others zero."""
-    data = np.empty(placed.allocation.size, np.uint8)
-    fill_images(graph, [placed], [data], arch)
+    data = np.full(placed.allocation.size, _fill(placed.region, arch), np.uint8)
+    write_images(graph, [placed], lambda _addr, _size: data, arch)
     return data
 
 
-def fill_images(
-    graph: LinkGraph, placed: Sequence[Placed], rooms: Iterable[U8], arch: Architecture
+def write_images(
+    graph: LinkGraph,
+    placed: Sequence[Placed],
+    view: Callable[[Addr, int], U8],
+    arch: Architecture,
 ) -> None:
-    """Store all bytes of allocations, as `image` returns them; blocks are looked at once.
+    """Store the blocks of allocations; the rest of them holds what fresh memory holds.
 
     Args:
         graph: Its content is final.
         placed: The allocations.
-        rooms: For each of them its memory, as large as it is.
+        view: Returns some memory; allocations side by side are asked for as one.
         arch: Knows what fills gaps.
     """
     blocks = graph.blocks
-    rows = np.flatnonzero(fresh_blocks(graph) & (blocks.content >= 0))
+    rows = (fresh_blocks(graph) & (blocks.content >= 0)).nonzero()[0]
     rows = rows[np.argsort(blocks.addr[rows], kind="stable")]
-    addr = blocks.addr[rows]
-    columns = addr.tolist(), blocks.content[rows].tolist(), blocks.size[rows].tolist()
-    source = graph.content.data
-    starts = np.array([item.allocation.addr for item in placed], np.uint64)
-    sizes = np.array([item.allocation.size for item in placed], np.uint64)
-    bounds = addr.searchsorted(starts).tolist(), addr.searchsorted(starts + sizes).tolist()
-    fills = {True: np.frombuffer(arch.trap, np.uint8), False: np.zeros(1, np.uint8)}
-    for item, room, first, last in zip(placed, rooms, *bounds, strict=True):
-        start, fill = int(item.allocation.addr), fills[item.region == Region.CODE]
-        room.reshape(-1, len(fill))[:] = fill
-        data, inside = room.data, slice(first, last)
-        for at, content, length in zip(*(column[inside] for column in columns), strict=True):
-            data[at - start : at - start + length] = source[content : content + length]
+    memory = [item.allocation for item in placed]
+    start = np.array([part.addr for part in memory], np.int64)
+    end = start + np.array([part.size for part in memory], np.int64)
+    region = np.array([item.region for item in placed], np.int64)
+    order = np.argsort(start)
+    start, end, region = start[order], end[order], region[order]
+    heads = ((start != np.roll(end, 1)) | (np.diff(region, prepend=-1) != 0)).nonzero()[0]
+    tails = np.append(heads[1:], len(start))[: len(heads)] - 1
+    addr = blocks.addr[rows].view(np.int64)
+    spans = zip(start[heads].tolist(), end[tails].tolist(), region[heads].tolist(), strict=True)
+    for first, last, kind in spans:
+        own = rows[slice(*addr.searchsorted([first, last]).tolist())]
+        _store_blocks(graph, own, view(Addr(first), last - first), first, _fill(kind, arch))
+
+
+def _fill(region: int, arch: Architecture) -> int:
+    """Return the byte that is between blocks of a region."""
+    return arch.trap[0] if region == Region.CODE else 0
+
+
+def _store_blocks(graph: LinkGraph, rows: I64, room: U8, start: int, fill: int) -> None:
+    """Store blocks in memory that begins at `start`.
+
+    Those that are as far apart there as in their file are stored together, and what is in the
+    gaps is mended after: an object of 20,000 functions is stored in one piece.
+    """
+    blocks = graph.blocks
+    at = blocks.addr[rows].view(np.int64) - start
+    content, size = blocks.content[rows], blocks.size[rows].astype(np.int64)
+    gap = at[1:] - (at + size)[:-1]
+    joined = (np.diff(at) == np.diff(content)) & (gap < _PAGE)
+    heads = np.append(True, ~joined)[: len(rows)].nonzero()[0]
+    tails = np.append(heads[1:], len(rows))[: len(heads)] - 1
+    length = at[tails] + size[tails] - at[heads]
+    source, target = graph.content.data, room.data
+    columns = at[heads].tolist(), content[heads].tolist(), length.tolist()
+    for to, begin, count in zip(*columns, strict=True):
+        target[to : to + count] = source[begin : begin + count]
+    between = (joined & (gap > 0)).nonzero()[0]
+    if len(between):
+        room[rows_of((at + size)[between], gap[between])] = fill

@@ -39,6 +39,7 @@ from reloader.link.passes.thread_variables import (
     initial_values,
     place_thread_locals,
 )
+from reloader.link.renew import renewed
 from reloader.live.objects import LiveObject
 
 
@@ -81,8 +82,8 @@ def read_graph(
     cache: Cache | None = None,
 ) -> LinkGraph:
     """Return the graph that data is bound in and that is compared with the live generation."""
-    build = partial(built, arch=arch)
-    graph = cache.graph(objects, arch, build) if cache else build(objects)
+    build, renew = partial(built, arch=arch), partial(renewed, arch=arch)
+    graph = cache.graph(objects, arch, build, renew) if cache else build(objects)
     bind_functions(graph, live)
     # Functions and thread-local variables that exist have their canonical address.
     return graph

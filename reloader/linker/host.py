@@ -170,7 +170,7 @@ def link_executed(request: Request, host: Host, times: Times) -> Result:
             source=names,
             arena=arena.span(),
             assign_slots=partial(assign_slots, program=program),
-            allocate=arena.allocate,
+            allocate=arena.allocate_all,
             lines=source_line,
             take_thread_room=partial(take_thread_room, program, ExitStack()),
         )

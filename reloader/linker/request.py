@@ -13,8 +13,9 @@ import numpy as np
 from reloader.arch.x86_64 import X86_64
 from reloader.elf.object import ObjectFile
 from reloader.elf.sources import source_line
-from reloader.ids import NO_ADDR, NO_ROW, U8, Region
+from reloader.ids import NO_ADDR, NO_ROW, U8
 from reloader.link.graph import LinkGraph
+from reloader.link.layout import one_by_one
 from reloader.link.pipeline import Linked, Setting
 from reloader.linker.alone import Wishes, link_alone
 from reloader.linker.facts import LinkedFacts, Memory, placed_parts
@@ -112,7 +113,7 @@ def link_unexecuted(request: Request, times: Times) -> Result:
             source=names,
             arena=arena.span(),
             assign_slots=arena.assign_slots,
-            allocate=arena.allocate,
+            allocate=one_by_one(arena.allocate),
             lines=source_line,
             take_thread_room=arena.take_thread_room,
         )
@@ -144,10 +145,3 @@ def arrays(graph: LinkGraph, prefix: bytes) -> list[int]:
         found += [(priority, pointer) for pointer in pointers if pointer not in {0, NO_ADDR}]
     found.sort(key=lambda row: row[0])
     return [pointer for _, pointer in found]
-
-
-def loaded_size(graph: LinkGraph) -> int:
-    """Return how many bytes of blocks were placed."""
-    blocks = graph.blocks
-    placed = blocks.live & (blocks.addr != np.uint64(NO_ADDR)) & (blocks.region <= Region.DATA)
-    return int(blocks.size[placed].sum())

@@ -24,6 +24,7 @@ def adopt(program: Program, plan: Plan, generation: Generation) -> list[Held]:
         before = program.objects.get(live.file.key)
         if before is not None:
             program.cache.keep(before.file)  # who undoes this edit brings it back
+            program.index.leave(before.file, live.file)
         program.objects[live.file.key] = live
         program.index.add_live(live)
     plan.held = [replace(row, generation=generation) for row in plan.held]

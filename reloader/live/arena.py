@@ -9,7 +9,7 @@ freshly freed code keeps traps for a while, and code is filled with traps before
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ FREE: Final = 0  # a hole: no memory behind it
 TAKEN: Final = 1
 TRAPPED: Final = 2  # free, but still full of traps
 TRAP: Final = 0xCC
+_MANY: Final = 8  # allocations from which on it pays to take them as neighbours
 TRAPPED_PAGES: Final = 64  # so much freed code keeps its traps instead of going back at once
 
 
@@ -129,6 +130,43 @@ class MappedArena:
             self._bytes(window, first * layout.PAGE, count * layout.PAGE)[:] = TRAP
         addr = Addr(window.addr + first * layout.PAGE)
         return Allocation(region, addr, count * layout.PAGE)
+
+    def allocate_all(self, wanted: Sequence[tuple[int, int]]) -> list[Allocation]:
+        """Take memory as `allocate` does for several (region, size), all of it or none.
+
+        Raises:
+            ArenaFullError: No run of pages is long enough for one of them; none is taken.
+        """
+        if len(wanted) < _MANY:
+            return self._one_by_one(wanted)
+        regions, sizes = np.array(wanted, np.int64).T
+        counts = np.maximum(1, -(-sizes // layout.PAGE))
+        addrs = np.zeros(len(wanted), np.int64)
+        blocks: list[Allocation] = []
+        for region in np.unique(regions).tolist():
+            rows = np.flatnonzero(regions == region)
+            total = int(counts[rows].sum()) * layout.PAGE
+            try:  # neighbours, so that they are filled and written together
+                blocks.append(self.allocate(region, total))
+            except ArenaFullError:
+                for block in blocks:
+                    self.free(block)
+                return self._one_by_one(wanted)
+            before = np.cumsum(counts[rows]) - counts[rows]
+            addrs[rows] = blocks[-1].addr + before * layout.PAGE
+        columns: list[list[int]] = [c.tolist() for c in (regions, addrs, counts * layout.PAGE)]
+        return list(map(Allocation, columns[0], map(Addr, columns[1]), columns[2]))
+
+    def _one_by_one(self, wanted: Sequence[tuple[int, int]]) -> list[Allocation]:
+        taken: list[Allocation] = []
+        try:
+            for region, size in wanted:
+                taken.append(self.allocate(region, size))
+        except ArenaFullError:
+            for allocation in taken:
+                self.free(allocation)
+            raise
+        return taken
 
     def free(self, allocation: Allocation) -> None:
         """Give pages back that nothing can reach."""

@@ -95,8 +95,9 @@ class Channel:
         done = 0
         while done < len(names):
             with self._lock:
-                count = self._pack(names, done)
                 end = time.monotonic() + 10.0
+                self._await_all(op, end, 10.0)
+                count = self._pack(names, done)
                 size = self._packed
                 self._command(op, (count, size), end, 10.0)
                 replies = self._bytes[layout.REPLY_OFFSET :][: count * 8].view(np.uint64)
@@ -143,8 +144,9 @@ class Channel:
             timeout: Seconds.
         """
         with self._lock:
-            self._bytes[layout.TEXT_OFFSET :][: words.nbytes].view(np.uint64)[:] = words
             end = time.monotonic() + timeout
+            self._await_all(op, end, timeout)
+            self._bytes[layout.TEXT_OFFSET :][: words.nbytes].view(np.uint64)[:] = words
             result = self._command(op, arguments, end, timeout)
             error = int(self.header["ring"][0][self._last()]["error"])
             return answer(result, error, self._bytes[layout.REPLY_OFFSET :])
@@ -152,9 +154,10 @@ class Channel:
     def write_thread_image(self, offset: int, data: bytes) -> None:
         """Write bytes of the thread-local room as new threads begin with."""
         with self._lock:
+            end = time.monotonic() + 10.0
+            self._await_all(layout.OP_THREAD_WRITE, end, 10.0)
             text = self._bytes[layout.TEXT_OFFSET :][: len(data)]
             text[:] = np.frombuffer(data, np.uint8)
-            end = time.monotonic() + 10.0
             arguments = (offset, len(data))
             if self._command(layout.OP_THREAD_WRITE, arguments, end, 10.0) == FAILED:
                 error = int(self.header["ring"][0][self._last()]["error"])
@@ -164,9 +167,7 @@ class Channel:
         """Drop private copies of pages in (address, size) ranges."""
         for first in range(0, len(ranges), NAMES_AT_ONCE):
             part = np.array(ranges[first : first + NAMES_AT_ONCE], np.uint64).reshape(-1)
-            text = self._bytes[layout.TEXT_OFFSET :][: part.nbytes]
-            text.view(np.uint64)[:] = part
-            self.checked(layout.OP_DISCARD, len(part) // 2)
+            self._exchange_checked(layout.OP_DISCARD, len(part) // 2, part)
 
     def show_symbols(self, files: Sequence[tuple[int, int, bytes]]) -> None:
         """Tell debuggers of code: its address, its size, and the file that describes it."""
@@ -184,12 +185,16 @@ class Channel:
 
     def _show_packed(self, packed: bytearray, count: int) -> None:
         words = np.frombuffer(bytes(packed), np.uint64)
-        self.exchange(layout.OP_JIT_REGISTER, (count,), words, self._must_be_zero, 10.0)
+        self._exchange_checked(layout.OP_JIT_REGISTER, count, words)
 
-    def _must_be_zero(self, result: int, error: int, reply: U8) -> None:
-        del reply
-        if result:
-            raise AgentCommandError(self.pid, NAMES[layout.OP_JIT_REGISTER], error)
+    def _exchange_checked(self, op: int, count: int, words: U64) -> None:
+        """Give a command with words whose result -1 means failure."""
+
+        def answer(result: int, error: int, _: U8) -> None:
+            if result == FAILED:
+                raise AgentCommandError(self.pid, NAMES[op], error)
+
+        self.exchange(op, (count,), words, answer, 10.0)
 
     def _pack(self, names: Sequence[bytes], first: int) -> int:
         """Put as many names as fit into the text area; return how many."""
@@ -212,10 +217,7 @@ class Channel:
     def _command(
         self, op: int, arguments: Sequence[int], deadline: float, timeout: float
     ) -> int:
-        head = self.field("ring_head")
-        if self.field("ring_tail") != head and not self._will_be_answered():
-            self.set_field("ring_tail", head)
-        self._await_tail(head, op, deadline, timeout)
+        head = self._await_all(op, deadline, timeout)
         self.set_field("addressee", self.number)
         slot = self.header["ring"][0][head % layout.RING_SIZE]
         slot["op"] = op
@@ -226,8 +228,25 @@ class Channel:
         self.set_field("ring_head", head + 1 & 0xFFFF_FFFF)
         self.set_field("doorbell", self.field("doorbell") + 1 & 0xFFFF_FFFF)
         ptrace.futex_wake(self._word("doorbell"))
-        self._await_tail(head + 1 & 0xFFFF_FFFF, op, deadline, timeout)
+        wanted = head + 1 & 0xFFFF_FFFF
+        try:
+            self._await_tail(wanted, op, deadline, timeout)
+        except AgentBusyError:
+            slot["args"][-1] = 1  # what is not final by now never will be
+            self._await_tail(wanted, op, time.monotonic() + SLICE, timeout)
         return int(slot["result"])
+
+    def _await_all(self, op: int, deadline: float, timeout: float) -> int:
+        """Wait until no command is left; return the ring's head.
+
+        Before that nothing may be put into the text area: the agent may still read what an
+        earlier command has there, one that was given up or whose daemon was killed.
+        """
+        head = self.field("ring_head")
+        if self.field("ring_tail") != head and not self._will_be_answered():
+            self.set_field("ring_tail", head)
+        self._await_tail(head, op, deadline, timeout)
+        return head
 
     def _will_be_answered(self) -> bool:
         """Return whether the process that has a command lives."""

@@ -160,9 +160,8 @@ def _frames_are_safe(entrance: Entrance, registers: U64) -> bool:
 
 def _try_thread(entrance: Entrance, tid: int) -> tuple[BorrowedThread | None, str]:
     """Stop one thread and borrow it if it is fit; otherwise let it go and say why."""
-    try:
-        tracee = threads.Tracee(entrance.pid, tid)
-    except ProcessLookupError:
+    tracee = threads.seize(entrance.pid, tid)
+    if tracee is None:
         return None, f"thread {tid} ended"
     tracee.interrupt()
     try:

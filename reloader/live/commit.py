@@ -5,40 +5,38 @@ to nobody yet.
 """
 
 from contextlib import ExitStack
-from functools import partial
-from typing import Any, cast
 
 import numpy as np
 
 from reloader.ids import I32, NO_ADDR, NO_ROW, U64, Bool, SlotId
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
-from reloader.link.layout import body_addr, fill_images, fresh_blocks
-from reloader.link.passes.build_tables import WANTS_SLOT
+from reloader.link.layout import body_addr, fresh_blocks, write_images
+from reloader.link.passes.resolve import WANTS_SLOT, names_of
 from reloader.live.plan import Flips, Plan
 from reloader.live.program import Program
 from reloader.live.target import Arena
-from stubs.table import RESERVED, SlotKey
+from stubs.table import RESERVED
 
 STB_LOCAL = 0
 
 
-def slot_keys(graph: LinkGraph, rows: I32) -> list[SlotKey]:
-    """Return who functions are: local ones belong to their object, others to their name."""
-    symbols = graph.symbols
+def take_slots(graph: LinkGraph, program: Program, rows: I32) -> I32:
+    """Return functions' slots: local ones belong to their object, others to their name."""
+    symbols, table = graph.symbols, program.table
+    known = symbols.addr[rows]
+    original = np.where(known == np.uint64(NO_ADDR), 0, known)
     local = (symbols.binding[rows] == STB_LOCAL) & (symbols.object[rows] != NO_ROW)
-    homes = [*(file.key for file in graph.objects), ("", "")]
-    owner: list[int] = np.where(local, symbols.object[rows], len(graph.objects)).tolist()
-    names, functions = symbols.name, list[int](rows.tolist())
-    fields = zip(
-        [homes[at][0] for at in owner],
-        [homes[at][1] for at in owner],
-        [names[row] for row in functions],
-        strict=True,
-    )
-    # what SlotKey._make does, without its call of Python for each
-    make = cast("Any", tuple).__new__
-    return list(map(partial(make, SlotKey), fields))
+    owner = np.where(local, symbols.object[rows], NO_ROW)
+    order = np.argsort(owner, kind="stable")
+    heads = np.diff(owner[order], prepend=NO_ROW - 1).nonzero()[0]
+    slots = np.empty(len(rows), np.int32)
+    for mine in np.split(order, heads[1:]) if len(rows) else ():
+        own = int(owner[mine[0]])
+        home = ("", "") if own == NO_ROW else graph.objects[own].key
+        names = names_of(graph, rows[mine])
+        slots[mine] = table.take_names(home, names, original[mine].tolist())
+    return slots
 
 
 def assign_slots(graph: LinkGraph, program: Program) -> None:
@@ -48,13 +46,12 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
     new slot points there at once; a function without gets its stub's address.
     """
     symbols, arena, table = graph.symbols, program.target.arena, program.table
-    rows = np.flatnonzero(symbols.slot == WANTS_SLOT).astype(np.int32)
+    rows = (symbols.slot == WANTS_SLOT).nonzero()[0].astype(np.int32)
     before = len(table)
-    original = np.where(symbols.addr[rows] == np.uint64(NO_ADDR), 0, symbols.addr[rows])
-    symbols.slot[rows] = table.take(slot_keys(graph, rows), original.tolist())
+    symbols.slot[rows] = take_slots(graph, program, rows)
     arena.write_stubs(program.arch, before, len(table))
     arena.slots[before : len(table)] = np.array(table.original[before:], np.uint64)
-    has = np.flatnonzero(symbols.slot >= RESERVED)
+    has = (symbols.slot >= RESERVED).nonzero()[0]
     stubs = np.uint64(arena.stub_addr(SlotId(0))) + symbols.slot[has].astype(
         np.uint64
     ) * np.uint64(program.arch.stub_size)
@@ -65,10 +62,8 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
 
 def write_blocks(program: Program, plan: Plan) -> int:
     """Write all bytes of a transaction's memory into the arena; return how many."""
-    view, placed = program.target.arena.view, [item.allocation for item in plan.placed]
-    rooms = (view(allocation.addr, allocation.size) for allocation in placed)
-    fill_images(plan.graph, plan.placed, rooms, program.arch)
-    return sum(allocation.size for allocation in placed)
+    write_images(plan.graph, plan.placed, program.target.arena.view, program.arch)
+    return sum(item.allocation.size for item in plan.placed)
 
 
 def open_new_slots(program: Program, plan: Plan, undo: ExitStack) -> None:
@@ -82,10 +77,9 @@ def open_new_slots(program: Program, plan: Plan, undo: ExitStack) -> None:
         plan: Its bytes are in the arena.
         undo: Gets what takes this back.
     """
-    flips, original = plan.flips, program.table.original
-    new = np.flatnonzero(flips.old == 0)
-    ours = [not original[slot] for slot in flips.slot[new].tolist()]
-    rows = new[np.array(ours, np.bool_)]
+    flips = plan.flips
+    new = (flips.old == 0).nonzero()[0]
+    rows = new[program.table.originals(flips.slot[new]) == 0]
     slots = program.target.arena.slots
     before = slots[flips.slot[rows]].copy()
     slots[flips.slot[rows]] = flips.new[rows]
@@ -112,9 +106,11 @@ def plan_flips(graph: LinkGraph, program: Program) -> Flips:
     moves along, since the branches inside that block would call its old neighbours for ever.
     """
     symbols, slots = graph.symbols, program.target.arena.slots
-    rows = np.flatnonzero(
-        in_placed_block(graph) & symbols.reloadable & (symbols.slot >= RESERVED)
-    ).astype(np.int32)
+    rows = (
+        (in_placed_block(graph) & symbols.reloadable & (symbols.slot >= RESERVED))
+        .nonzero()[0]
+        .astype(np.int32)
+    )
     now = slots[symbols.slot[rows]]
     _, held = program.ledger.find(now)
     flips = symbols.changed[rows] | (held != NO_ROW)
@@ -135,13 +131,13 @@ def _of_nobody(graph: LinkGraph, program: Program, slots: I32) -> Bool:
     if all(file.key in program.objects for file in graph.objects):
         return np.zeros(len(slots), np.bool_)
     used = [live.symbol_slot for live in program.objects.values()]
-    original = np.array([program.table.original[slot] for slot in slots.tolist()], np.uint64)
+    original = program.table.originals(slots)
     return ~np.isin(slots, np.concatenate([*used, slots[:0]])) & (original == 0)
 
 
 def flip(arena: Arena, slots: I32, values: U64) -> None:
     """Store each slot, one aligned store each; a thread sees the old or the new address."""
     table = arena.slots
-    rows = np.flatnonzero(table[slots] != values)  # new slots were opened already
+    rows = (table[slots] != values).nonzero()[0]  # new slots were opened already
     for slot, value in zip(slots[rows].tolist(), values[rows].tolist(), strict=True):
         table[slot] = value

@@ -33,7 +33,6 @@ from reloader.live.target import Stopped, Target
 from reloader.live.threads import StoppedThreads, list_threads, reissue, thread_state
 from stubs import layout
 
-LIMIT_SECONDS: Final = 5.0
 _BACK_OFF: Final = Patience(first_wait=0.0005, growth=1.5, longest_wait=0.1)
 _SLICE: Final = 100e-6  # seconds that threads inside go on before they are looked at again
 _LONGEST: Final = 0.004  # seconds of one stop that such slices may take

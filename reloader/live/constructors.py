@@ -30,6 +30,7 @@ from reloader.live.target import Target
 from stubs.table import SlotKey
 
 _INIT, _FINI = b".init_array", b".fini_array"
+_OLD_NAMES = {_INIT: b".ctors", _FINI: b".dtors"}
 _LAST = 65536  # a section without a priority comes after all that have one
 _NOBODY = (0, 2**64 - 1)  # what crtbegin puts into these tables
 
@@ -144,12 +145,31 @@ def pending(program: Program, graph: LinkGraph, name: bytes) -> list[tuple[int, 
         owner = int(blocks.object[block])
         file = graph.objects[owner]
         section = file.section_names[int(blocks.section[block])]
-        if not section.startswith(name) or file.key in program.objects:
+        priority = priority_of(section, name)
+        if priority is None or file.key in program.objects:
             continue
-        priority = int(section[len(name) + 1 :] or _LAST)
-        pointers = graph.block_bytes(block).view("<u8").tolist()
+        data = graph.block_bytes(block)
+        pointers: list[int] = data[: len(data) & ~7].view("<u8").tolist()
+        if not section.startswith(name):  # `.ctors` is called from its end
+            pointers.reverse()
         found += [(priority, pointer, owner) for pointer in pointers if pointer not in _NOBODY]
     return found
+
+
+def priority_of(section: bytes, name: bytes) -> int | None:
+    """Return the priority that a section's name says, None if it is no such table.
+
+    As in ld's own script: what is no number comes after all numbers, before what has no
+    priority. In tables of the old kind the highest number is called first.
+    """
+    known, _, rest = section[1:].partition(b".")
+    if known not in {name[1:], _OLD_NAMES[name][1:]}:
+        return None
+    if not rest:
+        return _LAST
+    if not rest.isdigit():
+        return _LAST - 1
+    return int(rest) if section.startswith(name) else _LAST - 1 - int(rest)
 
 
 def function_name(program: Program, addr: int) -> str:
@@ -170,7 +190,7 @@ def finalise(program: Program, handle: int) -> None:
 
 def handle_of(program: Program, key: Key) -> int | None:
     """Return the handle that the C library knows an object by, None if it has none."""
-    slot = program.table.rows.get(SlotKey(*key, DSO_NAME))
+    slot = program.table.slot_of(SlotKey(*key, DSO_NAME))
     return None if slot is None else int(program.target.arena.stub_addr(SlotId(slot)))
 
 

@@ -22,6 +22,7 @@ from reloader.elf.constants import (
     STT_GNU_IFUNC,
 )
 from reloader.elf.dtypes import EHDR, SHDR, SYM
+from reloader.errors.base import ReloaderError
 from reloader.ids import I64, NO_ADDR, U64, Addr, Region
 from reloader.link.graph import LinkGraph
 from reloader.link.layout import body_addr, fresh_blocks
@@ -42,11 +43,19 @@ NO_RECORDS: Final[Span] = (0, b"")
 Table = tuple[bytes, bytes, int]  # symbols, their names, how many are local
 
 
-def tell_debuggers(program: Program, plan: Plan) -> None:
-    """Let debuggers find the functions of a transaction that is live."""
+def tell_debuggers(program: Program, plan: Plan) -> list[str]:
+    """Let debuggers find the functions of a transaction that is live.
+
+    Returns:
+        Why they do not, for the report: that is no reason for a reload to have failed.
+    """
     files = list(symbol_files(program, plan))
-    if files:
-        program.target.show_symbols(files)
+    try:
+        if files:
+            program.target.show_symbols(files)
+    except ReloaderError as error:
+        return [f"debuggers do not know the new functions: {error}"]
+    return []
 
 
 def symbol_files(program: Program, plan: Plan) -> Iterator[SymbolFile]:

@@ -3,13 +3,22 @@
 import os
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from reloader.errors.live import AttachError, TargetGoneError
+from reloader.errors.live import AttachError, FirstThreadEndedError
+from reloader.live.maps import other_threads
+from reloader.live.seccomp import find_seccomp
+from reloader.live.tracing import (
+    Finding,
+    error,
+    find_owner,
+    find_ptrace_scope,
+    find_tracer,
+    status,
+    warning,
+)
 
-Level = Literal["ok", "warning", "error"]
 Finder = Callable[[int], "list[Finding]"]
 
 EM_X86_64: Final = 62
@@ -32,107 +41,24 @@ SANITIZER_SYMBOLS: Final = {
     b"__asan_init": "AddressSanitizer", b"__tsan_init": "ThreadSanitizer",
     b"__msan_init": "MemorySanitizer", b"__hwasan_init": "HWAddressSanitizer",
 }  # fmt: skip
-YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 NOEXEC: Final = Path("/proc/sys/vm/memfd_noexec")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fact about a process or program, and what to do if it is in the way."""
-
-    level: Level
-    subject: str  # a stable word: `ptrace-scope`, `traced`, `static`...
-    text: str
-    remedy: str
-
-    def __str__(self) -> str:
-        """Return the sentence for people."""
-        return f"{self.text}. {self.remedy}" if self.remedy else f"{self.text}."
-
-
-def _error(subject: str, text: str, remedy: str) -> list[Finding]:
-    return [Finding("error", subject, text, remedy)]
-
-
-def _warning(subject: str, text: str, remedy: str) -> list[Finding]:
-    return [Finding("warning", subject, text, remedy)]
-
-
-def _status(pid: int) -> dict[str, str]:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise TargetGoneError(pid, "looking at it") from error
-    return {k: v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
-    except OSError:
-        return "?"
-
-
-def _is_root() -> bool:
-    return os.geteuid() == 0
-
-
 def find_zombie(pid: int) -> list[Finding]:
-    """A process that ended but was not waited for, or a kernel thread."""
-    state = _status(pid).get("State", "")
+    """A process that ended but was not waited for, or a kernel thread.
+
+    Raises:
+        FirstThreadEndedError: Only its first thread has ended.
+    """
+    state = status(pid).get("State", "")
     if state.startswith(("Z", "X")):
-        return _error("ended", f"process {pid} has ended", "Start it again")
-    if not Path(f"/proc/{pid}/maps").exists() or "VmSize" not in _status(pid):
-        return _error("kernel", f"process {pid} is a kernel thread", "Choose another process")
+        others = other_threads(pid)
+        if others:
+            raise FirstThreadEndedError(pid, others)
+        return error("ended", f"process {pid} has ended", "Start it again")
+    if not Path(f"/proc/{pid}/maps").exists() or "VmSize" not in status(pid):
+        return error("kernel", f"process {pid} is a kernel thread", "Choose another process")
     return []
-
-
-def find_owner(pid: int) -> list[Finding]:
-    """Another user's process, or one that changed its rights."""
-    uids = [int(uid) for uid in _status(pid)["Uid"].split()]
-    if _is_root():
-        return []
-    if set(uids) != {os.geteuid()}:
-        text = (
-            f"process {pid} runs as user {uids[1]} (real {uids[0]}), reloader as {os.geteuid()}"
-        )
-        return _error("user", text, "Run reloader as that user or as root")
-    try:
-        os.stat(f"/proc/{pid}/exe")  # noqa: PTH116 - asks for the right, not for the file
-    except PermissionError:
-        text = f"process {pid} may not be looked into: it is setuid or made itself undumpable"
-        return _error(
-            "setuid", text, "Run reloader as root, or the program without its setuid bit"
-        )
-    except FileNotFoundError:
-        return []
-    return []
-
-
-def find_tracer(pid: int) -> list[Finding]:
-    """Somebody already traces it: only one can."""
-    tracer = int(_status(pid).get("TracerPid", "0"))
-    if not tracer:
-        return []
-    text = f"process {pid} is already traced by {_name(tracer)} (process {tracer})"
-    return _error("traced", text, "Let that program detach first")
-
-
-def find_ptrace_scope(pid: int) -> list[Finding]:
-    """The yama security module forbids tracing what is not one's child."""
-    scope = int(YAMA.read_text("ascii")) if YAMA.exists() else 0
-    if scope == 0 or (_is_root() and scope < 3):
-        return []
-    if scope == 3:
-        text = "the kernel forbids tracing altogether (kernel.yama.ptrace_scope is 3)"
-        return _error("ptrace-scope", text, "Start the machine with another setting")
-    text = f"the kernel forbids tracing process {pid} (kernel.yama.ptrace_scope is {scope})"
-    return _error(
-        "ptrace-scope",
-        text,
-        "Start the program with `reloader run`, run reloader as root, or"
-        " `sudo sysctl kernel.yama.ptrace_scope=0`",
-    )
 
 
 def find_memfd_policy(_pid: int) -> list[Finding]:
@@ -141,20 +67,7 @@ def find_memfd_policy(_pid: int) -> list[Finding]:
     if level < 2:
         return []
     text = "memory files may not be executed here (vm.memfd_noexec is 2)"
-    return _error("memfd", text, "`sudo sysctl vm.memfd_noexec=1`")
-
-
-def find_seccomp(pid: int) -> list[Finding]:
-    """A filter may kill the process at a call that entering it needs."""
-    mode = int(_status(pid).get("Seccomp", "0"))
-    if mode == 1:
-        text = f"process {pid} is in strict seccomp mode: it may only read, write and exit"
-        return _error("seccomp", text, "Start the program without it")
-    if mode == 2:
-        text = f"process {pid} has a seccomp filter, whose rules cannot be seen from outside"
-        remedy = "It must allow memfd_create, mmap with PROT_EXEC, clone, futex and membarrier"
-        return _warning("seccomp", text, remedy)
-    return []
+    return error("memfd", text, "`sudo sysctl vm.memfd_noexec=1`")
 
 
 def find_namespaces(pid: int) -> list[Finding]:
@@ -165,14 +78,15 @@ def find_namespaces(pid: int) -> list[Finding]:
     except OSError:
         return []
     root = Path(f"/proc/{pid}/root")
-    if not (root / "proc" / "self" / "maps").exists():
+    # `self` leads nowhere for us if that /proc is of another pid namespace
+    if not os.path.lexists(root / "proc" / "self"):
         text = f"process {pid} sees no /proc: it is in a chroot or container without one"
-        found += _error(
+        found += error(
             "proc", text, "Mount /proc there, or start the program with `reloader run`"
         )
     elif other:
         text = f"process {pid} is in another mount namespace; file names in it are read through"
-        found += _warning("mount-namespace", f"{text} /proc/{pid}/root", "")
+        found += warning("mount-namespace", f"{text} /proc/{pid}/root", "")
     return found
 
 
@@ -209,20 +123,20 @@ def find_in_file(path: str, shown: str) -> list[Finding]:
     elf = _elf(path)
     if elf is None:
         text = f"{shown} is not an ELF executable that can be read"
-        return _error("format", text, "For a script, name its interpreter")
+        return error("format", text, "For a script, name its interpreter")
     word, machine, _, interpreter = elf
     if machine != EM_X86_64 or word != 2:
         name = MACHINES.get(
             machine, "32-bit x86-64" if machine == EM_X86_64 else f"machine {machine}"
         )
-        return _error(
+        return error(
             "architecture", f"{shown} is a program for {name}", "x86-64 is what reloader knows"
         )
     if not interpreter:
         text = f"{shown} is statically linked: it has no dynamic loader to bring the agent in"
-        return _error("static", text, "Link it without -static")
+        return error("static", text, "Link it without -static")
     if "musl" in interpreter:
-        return _error(
+        return error(
             "musl", f"{shown} uses the musl C library ({interpreter})", "Link it with glibc"
         )
     return []
@@ -238,7 +152,7 @@ def _sanitizer_symbol(path: str) -> str:
 
 def _sanitizer_finding(shown: str, name: str) -> list[Finding]:
     text = f"{shown} is built with {name}, which refuses preloaded libraries"
-    return _error("sanitizer", text, "Build it without -fsanitize")
+    return error("sanitizer", text, "Build it without -fsanitize")
 
 
 def find_sanitizer(pid: int) -> list[Finding]:
@@ -263,13 +177,13 @@ def find_limits(pid: int) -> list[Finding]:
         limit = line[26:47].strip()
         if line.startswith("Max address space") and limit != "unlimited":
             text = f"address space of process {pid} is limited to {int(limit) >> 20} MiB"
-            found += _warning(
+            found += warning(
                 "address-space", text, "The arena wants up to 515 MiB; raise ulimit -v"
             )
         hard = line[47:68].strip()
         if line.startswith("Max file size") and hard != "unlimited":
             text = f"files of process {pid} are limited to {int(hard) >> 20} MiB"
-            found += _warning(
+            found += warning(
                 "file-size", text, "The arena's file is up to 515 MiB; raise ulimit -f"
             )
     return found
@@ -289,9 +203,11 @@ def examine_process(pid: int) -> list[Finding]:
     Raises:
         TargetGoneError: There is no such process.
     """
-    found = [finding for finder in FIRST for finding in finder(pid)]
-    if not any(finding.level == "error" for finding in found):
-        found += [finding for finder in LATER for finding in finder(pid)]
+    for finder in FIRST:
+        found = finder(pid)
+        if found:
+            return found
+    found = [finding for finder in LATER for finding in finder(pid)]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
@@ -307,7 +223,7 @@ def examine_program(path: str) -> list[Finding]:
         text = (
             f"{path} is setuid or setgid: the dynamic loader ignores preloaded libraries for it"
         )
-        found += _error("setuid", text, "Run a copy without these bits")
+        found += error("setuid", text, "Run a copy without these bits")
     return found
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
+from reloader.errors.linking import UndefinedSymbolsError
 from reloader.ids import NO_ROW
 from reloader.link.graph import LinkGraph
 from reloader.live.objects import LiveObject
@@ -23,10 +25,12 @@ class HostPlan:
 
     redirects: RedirectPlan | None = None  # jumps to stubs, written once new code is live
     redirected: list[int] = field(default_factory=list[int])  # (names) slot of each, or NO_ROW
+    led: set[int] = field(default_factory=set[int])  # slots that the host made lead to new code
     notes: list[str] = field(default_factory=list[str])  # for the report
     functions: list[str] = field(default_factory=list[str])  # that run new code, for the report
     stop_us: float = 0.0  # how long the program stood still for it
-    left: bool = False  # it failed, and the language's runtime may know of the new version
+    done: bool = False  # its code is live, and nothing can take that back
+    left: bool = False  # the language's runtime may know of the new version, whatever fails
     details: object = None  # the host's own
 
     def writes(self) -> list[tuple[int, tuple[int, bytes, bytes]]]:
@@ -49,11 +53,11 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Linked:
-    """A linked transaction, as a host needs it to prepare what is its own."""
+class Library:
+    """An archive of a language's own, which is opened once nothing else defines a name."""
 
-    graph: LinkGraph
-    first_slot: int  # slots from here on are this transaction's
+    path: Path
+    along: frozenset[bytes] = frozenset()  # names that come with whatever is pulled from it
 
 
 class Host(Protocol):
@@ -69,8 +73,14 @@ class Host(Protocol):
         """Begin what takes time and is needed of objects that are about to be linked."""
         ...
 
-    def libraries(self) -> list[Path]:
+    def libraries(self) -> list[Library]:
         """Return the archives from which new code may pull what the program lacks."""
+        ...
+
+    def explained(
+        self, error: UndefinedSymbolsError, objects: Sequence[ObjectFile]
+    ) -> ReloaderError:
+        """Return in the language's terms what objects of a transaction miss."""
         ...
 
     def isolate(self, graph: LinkGraph) -> None:
@@ -81,8 +91,8 @@ class Host(Protocol):
         """
         ...
 
-    def prepare(self, linked: Linked) -> HostPlan:
-        """Return what has to be done besides flipping slots; may take slots.
+    def prepare(self, graph: LinkGraph) -> HostPlan:
+        """Return what a linked transaction needs besides flipping slots; may take slots.
 
         Raises:
             ReloaderError: It cannot be done.
@@ -126,6 +136,14 @@ class Host(Protocol):
 
         Args:
             rows: What `rows` told of its plan; its objects and slots are in the program.
+        """
+        ...
+
+    def suspect(self, rows: Mapping[str, str]) -> None:
+        """Take note that the runtime may know of a transaction that is undone.
+
+        Args:
+            rows: What `rows` told of its plan.
         """
         ...
 
@@ -184,14 +202,22 @@ class Plain:
     def expect(self, files: Sequence[ObjectFile]) -> None:
         """Nothing takes time."""
 
-    def libraries(self) -> list[Path]:
+    def libraries(self) -> list[Library]:
         """Only what the user names."""
         return []
+
+    def explained(
+        self,
+        error: UndefinedSymbolsError,
+        objects: Sequence[ObjectFile],  # noqa: ARG002  the protocol's
+    ) -> ReloaderError:
+        """The symbols say it all."""
+        return error
 
     def isolate(self, graph: LinkGraph) -> None:
         """Nothing to change."""
 
-    def prepare(self, linked: Linked) -> HostPlan:  # noqa: ARG002  the protocol's
+    def prepare(self, graph: LinkGraph) -> HostPlan:  # noqa: ARG002  the protocol's
         """Nothing to do."""
         return HostPlan()
 
@@ -223,6 +249,9 @@ class Plain:
 
     def finish(self, rows: Mapping[str, str]) -> None:
         """The slots did it all."""
+
+    def suspect(self, rows: Mapping[str, str]) -> None:
+        """There is no runtime."""
 
     def holds(self, memory: Allocation) -> bool:  # noqa: ARG002  the protocol's
         """There is no runtime."""

@@ -21,6 +21,7 @@ import numpy as np
 from reloader.errors.live import AgentStartError, HelloError, InjectionError
 from reloader.live.borrow import BorrowedThread
 from reloader.live.choose import Entrance, borrow_thread, survey
+from reloader.live.claim import alone_with
 from reloader.live.doctor import raise_obstacles
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.process import Process, reattach
@@ -185,16 +186,24 @@ def attach(pid: int) -> Process:
         AgentStartError: The agent could not set itself up.
         AlreadyAttachedError: Another daemon works on it.
     """
-    if arena_control(read_maps(pid)) is not None:
-        return reattach(pid)
-    raise_obstacles(pid)
-    late, bare = layout.late_agent_paths()
+    with alone_with(pid):
+        if _has_arena(pid):
+            return reattach(pid)
+        raise_obstacles(pid)
+        late, bare = layout.late_agent_paths()
+        try:
+            return _enter(pid, late)
+        except InjectionError as error:
+            if NO_THREAD_ROOM not in error.why:
+                raise
+            return _enter(pid, bare)
+
+
+def _has_arena(pid: int) -> bool:
     try:
-        return _enter(pid, late)
-    except InjectionError as error:
-        if NO_THREAD_ROOM not in error.why:
-            raise
-        return _enter(pid, bare)
+        return arena_control(read_maps(pid)) is not None
+    except PermissionError:  # why not is among the obstacles
+        return False
 
 
 def _enter(pid: int, agent: Path) -> Process:

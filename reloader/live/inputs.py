@@ -5,7 +5,8 @@ object that the program was not linked with takes part only if something that is
 to it (as a linker pulls archive members), or if the user named it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,9 +16,11 @@ from reloader.elf.ar import is_archive
 from reloader.elf.archive import Archive, read_archive
 from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object
+from reloader.errors.base import ReloaderError
 from reloader.errors.baseline import NotOfThisProgramError
 from reloader.errors.session import UnknownObjectError
 from reloader.link.passes.resolve import GOT_NAME
+from reloader.live.host import Library
 from reloader.live.program import Key, Program
 
 STB_LOCAL, STB_WEAK = 0, 2
@@ -41,6 +44,9 @@ class Shelf:
 
     objects: dict[Key, ObjectFile] = field(default_factory=dict[Key, ObjectFile])
     archives: dict[str, Archive] = field(default_factory=dict[str, Archive])
+    libraries: list[Library] = field(default_factory=list[Library])  # not opened so far
+    # names that come with a member of a library, by its path
+    along: dict[str, frozenset[bytes]] = field(default_factory=dict[str, frozenset[bytes]])
 
     def put(self, file: ObjectFile) -> None:
         """Keep an object; its newer version replaces an older one."""
@@ -52,11 +58,22 @@ class Shelf:
         for file in self.objects.values():
             if file.key not in keys and name in defined_names(file):
                 return file
-        for archive in self.archives.values():
+        for archive in self.opened():
             row = archive.symbols.get(name)
             if row is not None and (archive.path, archive.members[row].name) not in keys:
                 return archive.object(row)
         return None
+
+    def opened(self) -> Iterator[Archive]:
+        """Yield the archives, each opened when its turn comes."""
+        yield from self.archives.values()
+        while self.libraries:
+            library = self.libraries.pop(0)
+            with suppress(OSError, ReloaderError):  # then it defines nothing
+                archive = read_archive(str(library.path), library.path.read_bytes())
+                self.archives[archive.path] = archive
+                self.along[archive.path] = library.along
+                yield archive
 
 
 def read_files(
@@ -80,12 +97,13 @@ def read_files(
     return objects, archives
 
 
-def choose(
+def choose(  # noqa: PLR0913 - each has one sentence below
     program: Program,
     objects: Sequence[ObjectFile],
     archives: Sequence[Archive],
     *,
     named: bool,
+    again: bool = False,
     refused: dict[Key, str],
 ) -> Inputs:
     """Sort objects into those to reload, those without change, and strangers.
@@ -95,20 +113,19 @@ def choose(
         objects: Plain objects.
         archives: Their members are compared with what is live, by content.
         named: The user named these files: strangers are loaded too, but not archive members.
+        again: Objects without change are to be reloaded as well.
         refused: Objects of the program's build that differ from what runs, with the reason.
 
     Raises:
         NotOfThisProgramError: One of them is such an object.
     """
     found = Inputs()
-    for file in [
-        *objects,
-        *(member for archive in archives for member in members(program, archive)),
-    ]:
+    every = [*objects, *(file for archive in archives for file in members(program, archive))]
+    for file in {file.key: file for file in every}.values():  # a file may be named twice
         live = program.objects.get(file.key)
         if file.key in refused:
             raise NotOfThisProgramError(file.name, refused[file.key])
-        if live is not None and live.file.digest == file.digest:
+        if live is not None and live.file.digest == file.digest and not again:
             found.equal.append(file.name)
         elif live is not None or (named and not file.member):
             found.objects.append(file)
@@ -143,23 +160,35 @@ def wanted_names(file: ObjectFile) -> set[bytes]:
 def pull(program: Program, objects: Sequence[ObjectFile], shelf: Shelf) -> list[ObjectFile]:
     """Return the objects with those from the shelf that they refer to, directly or not."""
     pulled = list(objects)
-    if not shelf.objects and not shelf.archives:
+    if not (shelf.objects or shelf.archives or shelf.libraries):
         return pulled
     defined = set[bytes]().union(*(defined_names(file) for file in pulled))
     asked: set[bytes] = set()
     todo = list(pulled)
     while todo:
-        names = sorted(wanted_names(todo.pop()) - defined - asked)
+        file = todo.pop()
+        wanted = wanted_names(file) | shelf.along.get(file.path, frozenset())
+        names = sorted(wanted - defined - asked)
         asked.update(names)
         known = program.index.find(names)
         for name in (name for name, found in zip(names, known.found, strict=True) if not found):
             keys = [*program.objects, *(file.key for file in pulled)]
             provider = shelf.provider(name, keys)
-            if provider is not None:
+            if provider is not None and not is_there(program, provider, shelf):
                 pulled.append(provider)
                 todo.append(provider)
                 defined |= defined_names(provider)
     return pulled
+
+
+def is_there(program: Program, file: ObjectFile, shelf: Shelf) -> bool:
+    """Return whether a program has a library's object, of which not all names are known.
+
+    Then a stripped one hides them; a second copy of, say, a runtime's variables is the end.
+    """
+    if file.path not in shelf.along:
+        return False
+    return bool(program.index.find(sorted(defined_names(file))).found.any())
 
 
 def refuse_strangers(found: Inputs, pulled: Sequence[ObjectFile]) -> None:

@@ -7,12 +7,12 @@ garbage collector does, over a graph of allocations that has one row a reload, o
 region, not one a block.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from reloader.ids import I32, NO_ROW, REGION_NAMES, U64, Generation, Region
+from reloader.ids import I32, NO_ROW, U64, Generation
 from reloader.live.target import Allocation
 
 
@@ -68,14 +68,22 @@ class Ledger:
         starts, begin, end = self.index()
         if not starts:
             return starts, np.full(len(addrs), NO_ROW, np.int32)
-        row = np.searchsorted(begin, addrs, side="right").astype(np.int32) - 1
-        inside = (row >= 0) & (addrs < end[np.maximum(row, 0)])
-        return starts, np.where(inside, row, NO_ROW).astype(np.int32)
+        row = begin.searchsorted(addrs, side="right").astype(np.int32) - 1
+        row[(row >= 0) & (addrs >= end[row])] = NO_ROW
+        return starts, row
+
+    def starts_of(self, addrs: U64) -> U64:
+        """Return (a,) the start of the allocation that holds each address, or 0."""
+        starts, begin, end = self.index()
+        if not starts:
+            return np.zeros(len(addrs), np.uint64)
+        row = begin.searchsorted(addrs, side="right") - 1  # below all: the last, too far up
+        return begin[row] * ((addrs >= begin[row]) & (addrs < end[row]))
 
     def holding(self, addrs: U64) -> set[int]:
         """Return the start addresses of the allocations that hold any of the addresses."""
         starts, row = self.find(addrs)
-        return {starts[i] for i in np.unique(row[row >= 0])}
+        return {starts[i] for i in set(row[row >= 0].tolist())}
 
     def supersede(self, roots: U64) -> list[Held]:
         """Mark what the roots reach and return what became superseded just now.
@@ -117,10 +125,3 @@ class Ledger:
             for row in self.rows.values()
             if row.unwind_addr
         )
-
-    def bytes_by_region(self, rows: Sequence[Held] | None = None) -> dict[str, int]:
-        """Return how many bytes are held in each region."""
-        total = dict.fromkeys(REGION_NAMES[: Region.TLS], 0)
-        for row in self.rows.values() if rows is None else rows:
-            total[REGION_NAMES[row.allocation.region]] += row.allocation.size
-        return total

@@ -11,6 +11,7 @@ from functools import partial
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.data import DataLayoutError
+from reloader.errors.linking import UndefinedSymbolsError
 from reloader.errors.types import TypeChangedError
 from reloader.ids import I64, NO_ADDR, NO_ROW, Generation
 from reloader.link.graph import LinkGraph
@@ -24,7 +25,7 @@ from reloader.link.passes.thread_variables import pair_thread_locals
 from reloader.link.passes.undecided import Undecided
 from reloader.link.pipeline import Linked, Setting, link_graph, read_graph
 from reloader.link.types.agree import Agreement
-from reloader.live import host
+from reloader.link.types.taken import taken_names
 from reloader.live.agreement import (
     agreement_of,
     migration_notes,
@@ -35,6 +36,7 @@ from reloader.live.agreement import (
 )
 from reloader.live.commit import assign_slots, plan_flips, runs_code_of_ours
 from reloader.live.next_version import hold, next_versions
+from reloader.live.one_name import settle_names
 from reloader.live.parts import WHOLE, Parts
 from reloader.live.plan import Plan
 from reloader.live.program import Program
@@ -110,33 +112,35 @@ def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
     user's.
     """
     graph, data, undecided = compare(program, parts.files(objects), reinit, anew, parts)
+    settle_names(program, graph, data)
     if agreement.differs:
-        agreement.refuse(data.pairs)
+        agreement.refuse(data.pairs, taken_names(graph, program.arch))
     migrations = plan_migrations(program, graph, data, converted)
     data.notes += [*untold(program, agreement), *migration_notes(migrations)]
     live = parts.live(program, graph.objects)
     first_slot = len(program.table)
     undo.callback(give_slots_back, program, first_slot)
     arena = program.target.arena
-    linked = link_graph(
-        graph,
-        Setting(
-            arch=program.arch,
-            live=live,
-            source=program.index,
-            arena=arena.span(),
-            assign_slots=partial(assign_slots, program=program),
-            allocate=partial(allocate, program, undo),
-            lines=lines,
-            take_thread_room=partial(take_thread_room, program, undo),
-            roots=[
-                *data.new_global_blocks,
-                *anew_roots(graph, anew),
-                *migration_roots(graph, migrations),
-            ],
-            hooks=program.hooks,
-        ),
+    setting = Setting(
+        arch=program.arch,
+        live=live,
+        source=program.index,
+        arena=arena.span(),
+        assign_slots=partial(assign_slots, program=program),
+        allocate=partial(allocate, program, undo),
+        lines=lines,
+        take_thread_room=partial(take_thread_room, program, undo),
+        roots=[
+            *data.new_global_blocks,
+            *anew_roots(graph, anew),
+            *migration_roots(graph, migrations),
+        ],
+        hooks=program.hooks,
     )
+    try:
+        linked = link_graph(graph, setting)
+    except UndefinedSymbolsError as error:
+        raise program.host.explained(error, graph.objects) from error
     flips = plan_flips(graph, program)
     redirects, redirected = plan_entries(program, flips)
     return Plan(
@@ -151,7 +155,7 @@ def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
         first_slot=first_slot,
         choices=linked.choices,
         threads=ThreadValues([ThreadValue(*pair) for pair in linked.thread_values]),
-        host=program.host.prepare(host.Linked(graph, first_slot)),
+        host=program.host.prepare(graph),
         parts=parts,
         migrations=migrations,
         together_s=INSTANT_SECONDS if agreement.unsettled else None,
@@ -199,17 +203,20 @@ def compare(
     return graph, data, []
 
 
-def allocate(program: Program, undo: ExitStack, region: int, size: int) -> Allocation:
+def allocate(
+    program: Program, undo: ExitStack, wanted: Sequence[tuple[int, int]]
+) -> list[Allocation]:
     """Take memory that is given back unless the transaction becomes live."""
-    allocation = program.target.arena.allocate(region, size)
-    undo.callback(give_back, program, allocation)
-    return allocation
+    taken = program.target.arena.allocate_all(wanted)
+    undo.callback(give_back, program, taken)
+    return taken
 
 
-def give_back(program: Program, allocation: Allocation) -> None:
-    """Free memory, unless the ledger has it meanwhile: then it waits for its proof."""
-    if allocation.addr not in program.ledger.rows:
-        program.target.arena.free(allocation)
+def give_back(program: Program, taken: Sequence[Allocation]) -> None:
+    """Free memory, but not what the ledger has meanwhile: that waits for its proof."""
+    for allocation in taken:
+        if allocation.addr not in program.ledger.rows:
+            program.target.arena.free(allocation)
 
 
 def take_thread_room(

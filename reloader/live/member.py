@@ -254,12 +254,28 @@ class Member:
 
     def progress(self) -> int:
         """Return how far this process is with new objects; a forked child has its parent's."""
-        word = self.read(self._channel.field("progress_addr"), 8)
-        return int(word.view(np.uint64)[0])
+        return self._own("progress")
 
     def set_progress(self, value: int) -> None:
         """Say how far it is."""
-        self.write_data(self._channel.field("progress_addr"), value.to_bytes(8, "little"))
+        self._set_own("progress", value)
+
+    def forks(self) -> int:
+        """Return how often this process has forked, a forked child's parent until then."""
+        return self._own("forks")
+
+    def want_forks(self, count: int | None) -> None:
+        """Let OCaml work be refused once the process has forked more often; None: whenever."""
+        self._set_own("forks_wanted", 0 if count is None else count + 1)
+
+    def _own(self, name: str) -> int:
+        size = layout.OWN.itemsize
+        row = self.read(self._channel.field("own_addr"), size).view(layout.OWN)
+        return int(row[name][0])
+
+    def _set_own(self, name: str, value: int) -> None:
+        addr = self._channel.field("own_addr") + 8 * layout.OWN_FIELDS.index(name)
+        self.write_data(addr, value.to_bytes(8, "little"))
 
     def track_writes(self) -> tuple[int, int]:
         """Return a userfaultfd of the process that is ours alone, and its C library's guard.

@@ -87,25 +87,35 @@ def hold(
     for source, target in referenced_pairs(graph, fresh, ledger):
         fresh.rows[source].references.add(target)
     if unwind:
-        header = np.array([unwind], np.uint64)
-        shared = fresh.holding(header) | ledger.holding(header)
-        tables = unwind_tables(graph, fresh, ledger)
+        tables = unwind_tables(graph, unwind, fresh, ledger)
         for row, item in zip(rows, placed, strict=True):
             if row.unwind_addr:
-                row.references |= shared | tables.get(item.object, set())
+                row.references |= tables[NO_ROW] | tables.get(item.object, set())
     return rows
 
 
-def unwind_tables(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> dict[int, set[int]]:
-    """Return the memory that holds each object's unwind tables: an unwinder reads them."""
+def unwind_tables(
+    graph: LinkGraph, header: int, fresh: Ledger, ledger: Ledger
+) -> dict[int, set[int]]:
+    """Return the memory that holds each object's unwind tables: an unwinder reads them.
+
+    That of the header, which is all objects', is under NO_ROW.
+    """
     blocks = graph.blocks
-    tables: dict[int, set[int]] = {}
-    rows = np.flatnonzero(named_blocks(graph, UNWIND_NAME) & blocks.live)
-    for starts, found in (fresh.find(blocks.addr[rows]), ledger.find(blocks.addr[rows])):
-        owners: list[int] = blocks.object[rows[found >= 0]].tolist()
-        for owner, row in zip(owners, found[found >= 0].tolist(), strict=True):
-            tables.setdefault(owner, set[int]()).add(starts[int(row)])
+    rows = (named_blocks(graph, UNWIND_NAME) & blocks.live).nonzero()[0]
+    addrs = np.append(blocks.addr[rows], np.uint64(header))
+    owners: list[int] = [*blocks.object[rows].tolist(), NO_ROW]
+    tables: dict[int, set[int]] = {NO_ROW: set()}
+    for owner, start in zip(owners, holders(addrs, fresh, ledger).tolist(), strict=True):
+        if start:
+            tables.setdefault(owner, set[int]()).add(start)
     return tables
+
+
+def holders(addrs: U64, fresh: Ledger, ledger: Ledger) -> U64:
+    """Return the start of the memory of ours that each address is in, new or old, or 0."""
+    start = fresh.starts_of(addrs)
+    return np.where(start != 0, start, ledger.starts_of(addrs))
 
 
 def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tuple[int, int]]:
@@ -114,14 +124,14 @@ def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tup
     sources, home = fresh.find(blocks.addr)
     # A table describes code and does not keep it; the code keeps the table.
     home[~blocks.live | named_blocks(graph, UNWIND_NAME)] = NO_ROW
-    from_row, symbol = used_symbols(graph, home, len(sources))
+    row, symbol = used_symbols(graph, home, len(sources))
+    source = np.array(sources, np.uint64)[row]
     pairs: set[tuple[int, int]] = set()
-    for target in (symbols.addr[symbol], body_addr(graph)[symbol]):
-        for targets, to_row in (fresh.find(target), ledger.find(target)):
-            inside = to_row != NO_ROW
-            both = set((from_row[inside] << 32 | to_row[inside]).tolist())
-            pairs |= {(sources[key >> 32], targets[key & 0xFFFF_FFFF]) for key in both}
-    return {(source, target) for source, target in pairs if source != target}
+    for addr in (symbols.addr[symbol], body_addr(graph)[symbol]):
+        target = holders(addr, fresh, ledger)
+        used = (target != 0) & (target != source)
+        pairs.update(zip(source[used].tolist(), target[used].tolist(), strict=True))
+    return pairs
 
 
 def used_symbols(graph: LinkGraph, home: I32, count: int) -> tuple[I64, I64]:
@@ -142,5 +152,5 @@ def used_symbols(graph: LinkGraph, home: I32, count: int) -> tuple[I64, I64]:
     else:  # a flag each: no sort of all edges
         flags = np.zeros(count * symbols, np.bool_)
         flags[key] = True
-        distinct = np.flatnonzero(flags)
+        distinct = flags.nonzero()[0]
     return distinct // symbols, distinct % symbols

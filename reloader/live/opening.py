@@ -95,10 +95,10 @@ def empty_program(process: Process, image: Image, baseline: Baseline) -> Program
 
 
 def index_symbols(program: Program) -> None:
-    """Fill the index: live objects first, the executable's own symbols for the rest."""
+    """Fill the index: what live objects define wins over the executable's own symbols."""
+    program.index.add_image(program.image)
     for live in program.objects.values():
         program.index.add_live(live)
-    program.index.add_image(program.image)
 
 
 def readable(

@@ -24,6 +24,7 @@ from reloader.ids import U8, U64, Addr
 from reloader.live import ptrace
 from reloader.live.arena import MappedArena, Window, map_file
 from reloader.live.channel import Channel
+from reloader.live.claim import alone_in
 from reloader.live.family import Census
 from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
@@ -145,7 +146,7 @@ class Process:
             return bool(pids)
         left, self.leader = self.leader, self._members[pids[0]]
         left.close()
-        self._write_owner()
+        self._write_leader()
         return True
 
     # what concerns all
@@ -249,19 +250,20 @@ class Process:
             AlreadyAttachedError: A daemon that still lives does, which may be this one.
         """
         header = self.leader.header
-        other = int(header["daemon_pid"][0])
-        live = other and start_time(other) == int(header["daemon_start"][0])
-        if live:
-            raise AlreadyAttachedError(self.pid, other)
+        with alone_in(self.memfd):
+            other = int(header["daemon_pid"][0])
+            live = other and start_time(other) == int(header["daemon_start"][0])
+            if live:
+                raise AlreadyAttachedError(self.pid, other)
+            header["daemon_start"][0] = start_time(os.getpid())
+            header["daemon_pid"][0] = os.getpid()
         if not header["first_pid"][0]:
             header["first_pid"][0] = self.pid
-        self._write_owner()
+        self._write_leader()
 
-    def _write_owner(self) -> None:
+    def _write_leader(self) -> None:
         header = self.leader.header
         header["target_pid"][0] = self.pid
-        header["daemon_start"][0] = start_time(os.getpid())
-        header["daemon_pid"][0] = os.getpid()
         reap_holder(int(header["holder_pid"][0]))
         holder = int(header["holder_pid"][0])
         if not holder or not Path(f"/proc/{holder}/fd/{layout.HOLDER_FD}").exists():
@@ -306,9 +308,12 @@ def reattach(pid: int) -> Process:
     except AlreadyAttachedError:
         process.close_descriptors()
         raise
-    for member in process.members():
-        for fd in left_descriptors(member.pid, control):
-            member.channel.checked(layout.OP_CLOSE, fd)
+    with contextlib.ExitStack() as undo:
+        undo.callback(process.close)
+        for member in process.members():
+            for fd in left_descriptors(member.pid, control):
+                member.channel.checked(layout.OP_CLOSE, fd)
+        undo.pop_all()
     return process
 
 

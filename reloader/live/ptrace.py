@@ -13,22 +13,19 @@ import numpy as np
 
 from reloader.ids import U8, U64
 
-PTRACE_PEEKUSER: Final = 3
 PTRACE_CONT: Final = 7
 PTRACE_GETREGS: Final = 12
 PTRACE_SETREGS: Final = 13
 PTRACE_DETACH: Final = 17
 PTRACE_SYSCALL: Final = 24
-PTRACE_SETOPTIONS: Final = 0x4200
 PTRACE_GETREGSET: Final = 0x4204
 PTRACE_SETREGSET: Final = 0x4205
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
-PTRACE_LISTEN: Final = 0x4208
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_O_TRACESYSGOOD: Final = 1
-PTRACE_EVENT_STOP: Final = 128
 NT_X86_XSTATE: Final = 0x202
 WALL: Final = 0x40000000  # wait for threads that are not children of ours, too
 
@@ -116,6 +113,19 @@ def get_registers(tid: int, out: U64) -> None:
 def set_registers(tid: int, registers: U64) -> None:
     """Replace the registers of a stopped thread."""
     ptrace(PTRACE_SETREGS, tid, 0, registers.ctypes.data)
+
+
+def get_seccomp_filter(tid: int, index: int) -> bytes:
+    """Return the instructions of a stopped thread's filter; 0 is the newest.
+
+    Raises:
+        FileNotFoundError: It has no more.
+        PermissionError: We have not CAP_SYS_ADMIN, or are filtered ourselves.
+    """
+    count = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index)
+    space = ctypes.create_string_buffer(8 * count)
+    ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(space))
+    return space.raw
 
 
 def get_vector_state(tid: int) -> bytes:

@@ -97,9 +97,7 @@ def _find_writes(program: Program, back: Return, moment: Moment) -> bool:
 
 def _into_executable(program: Program, back: Return) -> Bool:
     """Return which slots will lead to the functions' first code."""
-    original = np.array(
-        [program.table.original[slot] for slot in back.slot.tolist()], np.uint64
-    )
+    original = program.table.originals(back.slot)
     return (back.new == original) & in_code(program.image, back.new)
 
 

@@ -2,7 +2,8 @@
 
 Entry jumps need only the code near by. Calls are collected for the few functions whose entry
 cannot take a jump: those with a relocation come from the baseline, those that the assembler
-resolved itself from decoding the object's own code.
+resolved itself from decoding the object's own code, those of objects that are not watched from
+the executable's bytes.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from reloader.link.pipeline import read_graph
 from reloader.live.baseline import Functions
 from reloader.live.program import Program
 from reloader.live.redirect import OriginalFunctions, Places
+from reloader.live.unseen import Unseen
 
 _NEAR = 1024  # bytes around a function that can hold its padding, or a branch into its entry
 SHF_EXECINSTR = 4
@@ -97,9 +99,12 @@ def with_callers(
     taken = np.ones(len(functions.name), np.bool_)
     fields: list[int] = []
     owners: list[int] = []
+    unseen = Unseen(program)
     for row in rows:
         calls, held = callers(program, int(functions.addr[row]), functions.name[row])
-        taken[row] = held
+        others, elsewhere = unseen.references(int(functions.addr[row]))
+        calls += others
+        taken[row] = held or elsewhere
         fields += calls
         owners += [row] * len(calls)
     places = Places(np.array(fields, np.uint64), np.array(owners, np.int32))

@@ -35,9 +35,10 @@ def plan_entries(program: Program, flips: Flips) -> tuple[RedirectPlan | None, l
     Raises:
         NotRedirectableError: Some of them cannot be redirected.
     """
-    original = np.array([program.table.original[slot] for slot in flips.slot], np.uint64)
-    fresh = np.array([int(slot) not in program.redirects for slot in flips.slot], np.bool_)
-    rows = np.flatnonzero(fresh & in_code(program.image, original))
+    original = program.table.originals(flips.slot)
+    rows = in_code(program.image, original).nonzero()[0]
+    redirects, ours = program.redirects, list[int](flips.slot[rows].tolist())
+    rows = rows[np.array([slot not in redirects for slot in ours], np.bool_)]
     if not len(rows):
         return None, []
     slots: I32 = flips.slot[rows]

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reloader.elf.image import Image
+from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.ids import NO_ADDR, NO_ROW, U64, Addr
 from reloader.link.passes.resolve import Definitions
 from reloader.live.objects import LiveObject
 
-STB_LOCAL, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_FUNC, STT_TLS, STT_GNU_IFUNC = 2, 6, 10
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Known:
     type: int  # STT_*, 0 for what `dlsym` gave
     size: int  # bytes, 0: unknown
     owner: tuple[str, str] = ("", "")  # key of the watched object that defines it
+    strong: bool = False  # a weak definition in another object gives way to it
 
 
 @dataclass(slots=True)
@@ -38,6 +41,8 @@ class SymbolIndex:
     thread_offsets: Callable[[Sequence[bytes]], U64]  # Target.thread_offsets
     call: Callable[[Addr], int]  # Target.call
     rows: dict[bytes, Known] = field(default_factory=dict[bytes, Known])
+    # names that no live object defines any more, while the memory may still be there
+    left: set[bytes] = field(default_factory=set[bytes])
 
     def add_image(self, image: Image) -> None:
         """Take in the executable's own symbols; names that are known already stay."""
@@ -45,23 +50,49 @@ class SymbolIndex:
             defined = (table.section != 0) & (table.binding != STB_LOCAL)
             for row in np.flatnonzero(defined):
                 known = Known(
-                    int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row])
-                )
+                    int(table.addr[row]), NO_ROW, int(table.type[row]), int(table.size[row]),
+                    strong=int(table.binding[row]) == STB_GLOBAL,
+                )  # fmt: skip
                 self.rows.setdefault(table.name[row], known)
 
     def add_live(self, live: LiveObject) -> None:
-        """Take in the global symbols of a live object; they win over what was known."""
-        file = live.file
-        defined = (file.bindings() != STB_LOCAL) & (live.symbol_addr != np.uint64(NO_ADDR))
+        """Take in the global symbols of a live object.
+
+        They win over what was known, but a weak one over no strong one of another object.
+        """
+        file, bindings = live.file, live.file.bindings()
+        defined = (bindings != STB_LOCAL) & (live.symbol_addr != np.uint64(NO_ADDR))
         sizes, types = file.symbols["st_size"], file.types()
         for row in np.flatnonzero(defined):
+            name, strong = file.symbol_names[row], int(bindings[row]) == STB_GLOBAL
+            before = self.rows.get(name)
+            weaker = int(bindings[row]) == STB_WEAK and before is not None and before.strong
+            if weaker and before is not None and before.owner != file.key:
+                continue
             addr, slot = int(live.symbol_addr[row]), int(live.symbol_slot[row])
-            known = Known(addr, slot, int(types[row]), int(sizes[row]), file.key)
-            self.rows[file.symbol_names[row]] = known
+            known = Known(addr, slot, int(types[row]), int(sizes[row]), file.key, strong)
+            self.rows[name] = known
+        if self.left:
+            self.left.difference_update(file.symbol_names)
+
+    def leave(self, before: ObjectFile, after: ObjectFile) -> None:
+        """Take note of the names that an object's next version does not define."""
+        if before.symbol_names == after.symbol_names:
+            return
+        gone = _defined(before) - _defined(after)
+        known = {name: self.rows[name] for name in gone if name in self.rows}
+        self.left |= {name for name, row in known.items() if row.owner == before.key}
+
+    def forget(self, is_gone: Callable[[Known], bool]) -> None:
+        """Forget names that nobody defines and whose memory is given back."""
+        for name in [name for name in self.left if is_gone(self.rows[name])]:
+            self.left.discard(name)
+            del self.rows[name]
 
     def remove_owner(self, owner: tuple[str, str]) -> None:
         """Forget the names that an object defined: it was unloaded."""
         for name in [name for name, known in self.rows.items() if known.owner == owner]:
+            self.left.discard(name)
             del self.rows[name]
 
     def find(self, names: Sequence[bytes]) -> Definitions:
@@ -110,3 +141,8 @@ class SymbolIndex:
         """Return the canonical address of a name, or None."""
         known = self.rows.get(name)
         return None if known is None else Addr(known.addr)
+
+
+def _defined(file: ObjectFile) -> set[bytes]:
+    rows = np.flatnonzero((file.bindings() != STB_LOCAL) & (file.symbol_sections != UNDEFINED))
+    return {file.symbol_names[row] for row in rows.tolist()}

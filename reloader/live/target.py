@@ -105,6 +105,10 @@ class Arena(Protocol):
         """
         ...
 
+    def allocate_all(self, wanted: Sequence[tuple[int, int]]) -> list[Allocation]:
+        """Take memory for several (region, size), all of it or none."""
+        ...
+
     def free(self, allocation: Allocation) -> None:
         """Give pages back that nothing can reach; they hold traps until reused."""
         ...

@@ -91,3 +91,4 @@ def collect(program: Program) -> None:
     if any(row.superseded for row in program.ledger.rows.values()) or not room.used():
         return
     room.keep(in_use(program, room))
+    program.index.forget(lambda known: known.type == STT_TLS and room.is_free(known.addr))

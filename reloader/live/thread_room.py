@@ -68,6 +68,13 @@ class ThreadRoom:
         """Return whether an offset from the thread pointer lies in the reserve."""
         return self.offset <= offset < self.offset + self.size
 
+    def is_free(self, offset: int) -> bool:
+        """Return whether a unit of the reserve is nobody's; the offset may be unsigned."""
+        at = offset - (1 << 64) if offset >> 63 else offset
+        if not self.holds(at):
+            return False
+        return not self.taken()[(at - self.offset) // THREAD_UNIT]
+
     def _store(self, taken: Bool) -> None:
         bits = np.zeros(64 * len(self._words), np.bool_)
         bits[: len(taken)] = taken

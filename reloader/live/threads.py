@@ -25,7 +25,9 @@ from reloader.errors.live import StopTimeoutError, TargetGoneError, TargetMemory
 from reloader.ids import U64
 from reloader.live import ptrace
 from reloader.live.ptrace import R_ORIG_RAX, R_RAX, R_RIP
+from reloader.live.tracing import untraceable
 
+ENDED: Final = frozenset(("Z", "X", ""))  # states of a thread
 EINTR_RESULT: Final = (1 << 64) - 4
 SYS_CLOSE: Final = 3  # its descriptor is gone even when it says EINTR
 SYSCALL: Final = b"\x0f\x05"
@@ -146,7 +148,7 @@ class Tracee:
             if look % FAST_LOOKS != FAST_LOOKS - 1:
                 continue
             state = thread_state(self.pid, self.tid)
-            if state in {"Z", "X", ""}:
+            if state in ENDED:
                 return False
             if time.monotonic() > deadline:
                 raise StopTimeoutError(self.pid, self.tid, STOP_SECONDS, state)
@@ -198,26 +200,41 @@ def let_go(tracees: Iterable[Tracee]) -> None:
         tracee.reap(time.monotonic() + STOP_SECONDS)
 
 
+def seize(pid: int, tid: int) -> Tracee | None:
+    """Seize one thread; None if it has ended, the first one included.
+
+    Raises:
+        UntraceableError: It may not be traced; who is in the way is named.
+    """
+    try:
+        return Tracee(pid, tid)
+    except ProcessLookupError:
+        return None
+    except PermissionError as error:
+        if thread_state(pid, tid) in ENDED:
+            return None
+        raise untraceable(pid, tid) from error
+
+
 def seize_all(pid: int, have: dict[int, Tracee]) -> list[Tracee]:
-    """Seize the threads that are not yet; return them. Ended ones are skipped."""
+    """Seize the threads that are not yet; return them. Ended ones are skipped.
+
+    Raises:
+        UntraceableError: One may not be traced; those that were seized here are let go.
+    """
     fresh: list[Tracee] = []
     for tid in list_threads(pid):
         if tid in have:
             continue
         try:
-            tracee = Tracee(pid, tid)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            if thread_state(pid, tid) in {
-                "Z",
-                "X",
-                "",
-            }:
-                continue
+            tracee = seize(pid, tid)
+        except BaseException:
             for other in fresh:
                 other.detach()
+                del have[other.tid]
             raise
+        if tracee is None:
+            continue
         have[tid] = tracee
         fresh.append(tracee)
     return fresh
@@ -351,6 +368,7 @@ def stopped(pid: int, clock: StopClock, kind: type[S]) -> Generator[S]:
     Raises:
         TargetGoneError: The process has ended.
         StopTimeoutError: A thread cannot stop now.
+        UntraceableError: A thread may not be traced.
     """
     seized: dict[int, Tracee] = {}
     seize_all(pid, seized)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from reloader.config import Config
 from reloader.elf.complete import is_complete
+from reloader.elf.stable_names import newest
 from reloader.errors.base import ReloaderError
 from reloader.server.engine import Host, WatchOptions
 from reloader.server.replies import build_answer, crash_answer, reload_answer
@@ -18,8 +19,8 @@ from reloader.session.crash import take_crashes
 from reloader.session.outcome import Outcome
 from reloader.session.replay import replay
 from reloader.watching.build import BuildResult, BuildRunner
+from reloader.watching.finished import Files, FinishedFile
 from reloader.watching.globs import parse_pattern
-from reloader.watching.settle import Files, FinishedFile
 from reloader.watching.trust import Trust
 from reloader.watching.watch import Mode, Watcher
 from reloader.wire.answers import (
@@ -78,40 +79,56 @@ class Attended:
             mode=mode,
             poll_seconds=config.polling_interval_s,
         )
+        self._left = os.eventfd(0, os.EFD_CLOEXEC)  # readable once we have left the program
 
     def start(self) -> list[tuple[str, bytes]]:
-        """Begin to watch; return the files that are there already."""
+        """Begin to watch; return the files that are there already.
+
+        Each by what it is known by, and only such as would be loaded.
+        """
         self.watcher.start()
-        found: list[tuple[str, bytes]] = []
-        for path in self.watcher.files():
-            try:
-                found.append((str(path), path.read_bytes()))
-            except OSError as error:  # it went away again: an event will tell
-                self._problem(error)
+        names = dict(newest(map(str, self.watcher.files())))
+        found = [(names[path], data) for path, data in self.watcher.contents(names)]
         if self.builder is not None:
             self.builder.start(self.watcher)
         return found
 
     def stop(self) -> None:
-        """Stop watching and building."""
+        """Stop watching and building, and wait for no end; called once."""
         if self.builder is not None:
             self.builder.stop()
         self.watcher.stop()
+        os.eventfd_write(self._left, 1)
+        os.close(self._left)
 
     def taken(self, paths: frozenset[str]) -> list[FinishedFile]:
-        """Return the finished files that are for this program, oldest event first."""
+        """Return the finished files that are for this program, oldest event first.
+
+        Each by what it is known by.
+        """
         with self._lock:
             files = [self._pending.pop(path) for path in paths & self._pending.keys()]
-        return sorted(files, key=lambda file: file.event_ns)
+        names = dict(newest(str(file.path) for file in files))
+        wanted = [file for file in files if str(file.path) in names]
+        found = [replace(file, path=Path(names[str(file.path)])) for file in wanted]
+        return sorted(found, key=lambda file: file.event_ns)
 
     def on_end(self, pidfd: int, tell: Callable[[], object]) -> None:
-        """Call `tell` once a process has ended; its descriptor stays the caller's."""
-        own = os.dup(pidfd)
+        """Call `tell` once a process has ended, unless this one is stopped before.
+
+        Its descriptor stays the caller's.
+        """
+        own, left = os.dup(pidfd), os.dup(self._left)
+        poll = select.poll()
+        for fd in (own, left):
+            poll.register(fd, select.POLLIN)
 
         def wait() -> None:
-            select.select([own], [], [])
+            stopped = any(fd == left for fd, _ in poll.poll())
             os.close(own)
-            tell()
+            os.close(left)
+            if not stopped:
+                tell()
 
         threading.Thread(target=wait, name=f"end-{self.number}", daemon=True).start()
 

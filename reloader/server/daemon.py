@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _FIRST_GRACE_S: Final = 15.0  # without a program, from the last client on
 _LAST_GRACE_S: Final = 2.0  # after the last program's end
+_BREATH_S: Final = 0.05
+_LONGEST_WAIT_S: Final = 3600.0  # in one call; a condition does not take any number
 _TAKEOVER_S: Final = 20  # an old daemon that is ending must have let go by then
 _ANY_VERSION: Final = frozenset({"status", "stop"})  # so that an old daemon can be ended
 
@@ -184,10 +186,15 @@ class Daemon:
         return None if needed else self._graces[self._had_targets]
 
     def _accept(self, listener: socket.socket) -> None:
-        sock, _ = listener.accept()
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:  # no descriptor is left: whoever is served goes on
+            self.log.warning(log.Name.CLIENT_REFUSED, reason=str(error))
+            time.sleep(_BREATH_S)  # the client waits in the queue, and `select` tells at once
+            return
         try:
             check_peer(sock)
-        except PeerError as error:
+        except (PeerError, OSError) as error:
             self.log.warning(log.Name.CLIENT_REFUSED, reason=str(error))
             sock.close()
             return
@@ -296,6 +303,9 @@ class Daemon:
 
     def _wait(self, params: Params) -> ReloadAnswer:
         generation, timeout = params.maybe("generation", int), params.maybe("timeout", float)
+        if timeout is not None and not timeout >= 0:
+            problem = f"`timeout` is {timeout}, it must be 0 or more"
+            raise RequestError(params.verb, problem)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stopping:
             decided = self._decided  # before looking: what comes meanwhile ends the wait below
@@ -308,7 +318,8 @@ class Daemon:
                 what = f"generation {generation}" if generation else "the program to settle"
                 raise NotAnsweredInTimeError(what, timeout or 0, self._newest(params))
             with self._progressed:
-                self._progressed.wait_for(partial(self._decided_since, decided), left)
+                longest = _LONGEST_WAIT_S if left is None else min(left, _LONGEST_WAIT_S)
+                self._progressed.wait_for(partial(self._decided_since, decided), longest)
         raise StoppingError(params.verb)
 
     def _decided_since(self, decided: int) -> bool:

@@ -7,7 +7,7 @@ the border are protocols, so that each is tested without the other.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,6 +196,3 @@ class OpenEngine(Protocol):
             ReloaderError: The configuration or the state cannot be used.
         """
         ...
-
-
-Answer = Any  # one of `answers.py`, as JSON will carry it

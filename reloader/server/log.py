@@ -1,11 +1,16 @@
-"""structlog's set-up: JSON lines in `.reloader/log.jsonl`, human lines on a terminal."""
+"""structlog's set-up: JSON lines in `.reloader/log.jsonl`, human lines on a terminal.
+
+A line that cannot be written is lost: what it tells of goes on, whatever the disk says.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import traceback
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import structlog
 
@@ -39,9 +44,9 @@ class _Lines:
     """The last processor: one JSON line into the file, one human line on the terminal."""
 
     def __init__(self, path: Path, *, terminal: bool) -> None:
-        _rotate(path)
-        self._file = path.open("a", encoding="utf-8")
-        path.chmod(0o600)
+        self._path = path
+        self._lock = threading.Lock()
+        self._file = _begin(path)
         self._json = structlog.processors.JSONRenderer(default=str)
         self._human = structlog.dev.ConsoleRenderer(colors=True) if terminal else None
 
@@ -52,11 +57,17 @@ class _Lines:
         if exception := event.pop("exc_info", None):
             event["exception"] = _traceback(exception)
         line = self._json(logger, method, event)
-        self._file.write(f"{line}\n")
-        self._file.flush()
+        self._append(f"{line}\n".encode("utf-8", "backslashreplace"))
         if self._human:
             sys.stderr.write(f"{self._human(logger, method, shown)}\n")
         raise structlog.DropEvent
+
+    def _append(self, line: bytes) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self._file.tell() > _ROTATE_SIZE:
+                full, self._file = self._file, _begin(self._path)
+                full.close()
+            self._file.write(line)
 
 
 def set_up(path: Path, *, terminal: bool = False) -> structlog.typing.FilteringBoundLogger:
@@ -96,9 +107,13 @@ def note(
         logger.info(name, **data)
 
 
-def _rotate(path: Path) -> None:
+def _begin(path: Path) -> BinaryIO:
+    """Return the file to append to, unbuffered; an overlong one is put aside first."""
     if path.exists() and path.stat().st_size > _ROTATE_SIZE:
         path.replace(path.with_name(f"{path.name}.1"))
+    file = path.open("ab", buffering=0)
+    path.chmod(0o600)
+    return file
 
 
 def _traceback(exception: object) -> str:

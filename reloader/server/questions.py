@@ -37,7 +37,8 @@ class Questions:
 
     def targets(self) -> list[TargetAnswer]:
         """Return the programs under the daemon."""
-        return [self._target_answer(attended) for attended in list(self._programs.values())]
+        open_ones = [one for one in list(self._programs.values()) if one.session is not None]
+        return [self._target_answer(attended) for attended in open_ones]
 
     def _target_answer(self, attended: Attended) -> TargetAnswer:
         session = self._session(attended)
@@ -101,8 +102,9 @@ class Questions:
 
     def doctor(self, subject: str | None) -> list[FindingAnswer]:
         """Return what would stand in the way for a pid or a program."""
-        what = int(subject) if subject and subject.isdigit() else subject or "/bin/true"
-        return [finding_answer(finding) for finding in examine(what)]
+        what = subject or "/bin/true"
+        number = what.isascii() and what.isdigit()
+        return [finding_answer(row) for row in examine(int(what) if number else what)]
 
     def reached(self, generation: int | None, target: str | None) -> ReloadAnswer | None:
         """Return the attempt that `wait` waits for, or None if it is not decided yet."""
@@ -131,9 +133,8 @@ class Questions:
 
     @staticmethod
     def _session(attended: Attended) -> Session:
-        if attended.session is None:  # it is put among the programs only once it is open
-            message = "a program that is not open yet"
-            raise LookupError(message)
+        if attended.session is None:  # it was left just now
+            raise UnknownTargetError(str(attended.number), [])
         return attended.session
 
     def _key(self, session: Session, name: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Outcomes and rows of the state as answers of the protocol."""
 
-from reloader.live.doctor import Finding
+from reloader.live.tracing import Finding
 from reloader.session.outcome import Outcome
 from reloader.session.retiring import Pinned
 from reloader.watching.build import BuildResult

@@ -76,6 +76,7 @@ class Sessions(Questions):
             adopted = adopt(0, sock)
         except (ReloaderError, OSError) as error:
             sock.close()
+            attended.stop()
             attended.warn(str(error))
             self.host.emit(
                 Event(
@@ -109,7 +110,12 @@ class Sessions(Questions):
         """Go beside a running program."""
         attended = self._new(options)
         self.host.progress(f"entering process {pid}")
-        return self._open(attended, inject(pid), "attach")
+        try:
+            process = inject(pid)
+        except BaseException:
+            attended.stop()
+            raise
+        return self._open(attended, process, "attach")
 
     def _new(self, options: WatchOptions) -> Attended:
         self._numbers += 1
@@ -159,31 +165,34 @@ class Sessions(Questions):
 
     def _ended(self, attended: Attended) -> None:
         """A program has ended, or the process of it that stood for all."""
-        session = self._session(attended)
-        if attended.number in self._programs:
-            attended.note_crashes()
-        if attended.number in self._programs and session.follow():
+        if attended.number not in self._programs:
+            return
+        session, reason = self._session(attended), "the program ended"
+        attended.note_crashes()
+        if session.follow():
             self._mind_end(attended)
             return
-        if self._programs.pop(attended.number, None) is None:
-            return
+        try:
+            self.store.targets.end(session.target, reason)
+        except StateError as error:  # a later daemon sees that it has ended
+            attended.warn(str(error))
+        self._leave(attended, reason)
+
+    def _leave(self, attended: Attended, reason: str) -> None:
+        """Forget a program: nothing of ours refers to it any more."""
+        session = self._session(attended)
+        del self._programs[attended.number]
         attended.stop()
-        self.store.targets.end(session.target, "the program ended")
         session.close()
-        attended.emit(
-            EventKind.ENDED, {"pid": session.process.pid, "reason": "the program ended"}
-        )
+        attended.session = None  # the watcher and its callbacks are a cycle that would keep it
+        attended.emit(EventKind.ENDED, {"pid": session.process.pid, "reason": reason})
         self.host.targets_changed(len(self._programs))
 
     def detach(self, target: str | None) -> TargetAnswer:
         """Let a program go on without us."""
         attended = self._find(target)
         answer = self._target_answer(attended)
-        del self._programs[attended.number]
-        attended.stop()
-        self._session(attended).close()
-        attended.emit(EventKind.ENDED, {"pid": answer["pid"], "reason": "detached"})
-        self.host.targets_changed(len(self._programs))
+        self._leave(attended, "detached")
         return answer
 
     def close(self) -> None:

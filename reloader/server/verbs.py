@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reloader.wire.protocol import Json
 
 T = TypeVar("T")
+_MOST_ROWS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,18 @@ class Params:
     def maybe(self, name: str, kind: type[T]) -> T | None:
         """Return a parameter, or None if it was not given."""
         return None if self.values.get(name) is None else self.take(name, kind)
+
+    def count(self, name: str) -> int:
+        """Return a number of rows, as many as SQLite can count at most.
+
+        Raises:
+            RequestError: It is less than one.
+        """
+        value = self.take(name, int)
+        if value < 1:
+            problem = f"`{name}` is {value}, it must be at least 1"
+            raise RequestError(self.verb, problem)
+        return min(value, _MOST_ROWS)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of strings, empty if it was not given."""
@@ -107,7 +120,7 @@ WORK: Final[dict[str, Callable[[Engine, Params], object]]] = {
 # answered at once on the client's own thread, while a reload may be under way
 READ: Final[dict[str, Callable[[Engine, Params], object]]] = {
     "objects": lambda e, p: e.objects(p.target()),
-    "history": lambda e, p: e.history(p.target(), p.take("limit", int)),
+    "history": lambda e, p: e.history(p.target(), p.count("limit")),
     "generations": lambda e, p: e.generations(p.target()),
     "memory": lambda e, p: e.memory(p.target()),
     "owner": lambda e, p: e.owner(p.take("what", str), p.target()),

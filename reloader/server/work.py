@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -128,4 +129,5 @@ class WorkQueue:
             with self._wake:
                 self.current = None
             job.done.set()
-            self._on_done(job)
+            with contextlib.suppress(Exception):  # this thread's end would end all work
+                self._on_done(job)

@@ -102,6 +102,7 @@ class StateJournal:
             changed = {
                 *range(plan.first_slot, len(self.program.table)),
                 *plan.flips.slot.tolist(),
+                *plan.host.led,
             }
             self.store.ledger.record_slots(slot_rows(self.program, self.target, changed))
             for row, file in enumerate(plan.graph.objects):
@@ -147,6 +148,8 @@ class StateJournal:
             if retained is not None:
                 slots = slot_key_rows(self.program, retained.first_slot)
                 self.store.resume.put_slots(self.target, slots)
+                if retained.host.left:
+                    self.store.resume.put_host(self.target, self.program.host.rows())
 
     def record_memory(self, held: Sequence[Held]) -> None:
         """Write down allocations."""
@@ -189,8 +192,7 @@ def slot_key_rows(program: Program, first: int) -> list[SlotKeyRow]:
     """Return whose slots are, from `first` on."""
     return [
         SlotKeyRow(slot, key.path, key.member, key.name, original)
-        for slot, key, original in program.table.functions()
-        if slot >= first
+        for slot, key, original in program.table.functions(first)
     ]
 
 

@@ -2,8 +2,6 @@
 
 from contextlib import suppress
 
-import numpy as np
-
 from reloader.errors.live import TargetGoneError
 from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
@@ -19,6 +17,8 @@ from reloader.live.threads import list_threads
 from reloader.session.outcome import Outcome
 
 _SHOWN = 8  # names in one note; the rest is counted
+# what compilers add: constructors of a whole object, references to the unwinder's function
+_OF_COMPILERS = ("_GLOBAL__sub_", "DW.ref.")
 
 
 def describe(
@@ -27,7 +27,7 @@ def describe(
     """Fill an outcome with what became live."""
     outcome.state = "live"
     outcome.functions = changed_names(plan) + plan.host.functions
-    outcome.new_variables = list(plan.data.new)
+    outcome.new_variables = written(plan.data.new)
     if stop is not None:
         outcome.stop_us = stop.stop_us + stop.lost_us
         outcome.active = active(program, plan, stop)
@@ -47,14 +47,19 @@ def changed_names(plan: Plan) -> list[str]:
     while plan.undecided:
         plan.undecided.pop().decide(plan.graph)
     flipped: list[int] = plan.flips.symbol[symbols.changed[plan.flips.symbol]].tolist()
-    return [symbols.name[row].decode("utf-8", "replace") for row in flipped]
+    return written([symbols.name[row].decode("utf-8", "replace") for row in flipped])
+
+
+def written(names: list[str]) -> list[str]:
+    """Return the names that stand in somebody's source."""
+    return [name for name in names if not name.startswith(_OF_COMPILERS)]
 
 
 def active(program: Program, plan: Plan, stop: RedirectResult) -> list[str]:
     """Return the changed functions of the executable that were on a stack at the stop."""
     symbols = plan.graph.symbols
     rows = plan.flips.symbol
-    original = np.array([program.table.original[slot] for slot in plan.flips.slot], np.uint64)
+    original = program.table.originals(plan.flips.slot)
     inside = in_code(program.image, original)
     ranges = CodeRanges(
         original[inside],
@@ -88,8 +93,8 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
     """Return a sentence for everything about variables that is not plain continuation."""
     notes = [initialiser_note(program, change) for change in data.initialiser_changes()]
     notes += data.notes
-    if data.new:
-        notes.append(f"new: {enumerate_names(data.new)}")
+    if new := written(data.new):
+        notes.append(f"new: {enumerate_names(new)}")
     if data.thread_initialiser_changed:
         names = data.thread_initialiser_changed
         notes.append(
@@ -98,10 +103,8 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
         )
     if data.reinitialised:
         notes.append(f"initialised anew: {enumerate_names(data.reinitialised)}")
-    if data.became_constant:
-        notes.append(
-            f"now constant, with the new value: {enumerate_names(data.became_constant)}"
-        )
+    if constant := written(data.became_constant):
+        notes.append(f"now constant, with the new value: {enumerate_names(constant)}")
     if data.reinit_unused:
         notes.append(f"--reinit had nothing to do for: {enumerate_names(data.reinit_unused)}")
     return notes

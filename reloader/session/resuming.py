@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from reloader.arch.x86_64 import X86_64
-from reloader.elf.archive import read_archive
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.elf.read import read_object
@@ -165,9 +164,7 @@ def take_host(
     """
     opened.program.host, notes = choose_host(opened.program, ocaml, rows, earlier)
     opened.notes += notes
-    for library in opened.program.host.libraries():
-        archive = read_archive(str(library), library.read_bytes())
-        opened.shelf.archives[str(library)] = archive
+    opened.shelf.libraries += opened.program.host.libraries()
 
 
 def match_known(

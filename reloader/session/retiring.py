@@ -65,15 +65,22 @@ class Retiring:
         sizes = [r.allocation.size for r in superseded if r.allocation.addr in kept]
         self.retained_size = sum(sizes)
         queued = {part.addr for row in self.retirer.waiting for part in row.allocations} | kept
-        self.known = False  # to a runtime, which has to forget it first
-        for row in superseded:
-            if row.allocation.addr in queued:
-                continue
-            if self.program.host.holds(row.allocation):
-                self.known = True
-            else:
+        waiting = [row for row in superseded if row.allocation.addr not in queued]
+        held = self.held(waiting)
+        self.known = bool(held)
+        for row in waiting:
+            if row.allocation.addr not in held:
                 self.retirer.add(self.retirement(row))
         return len(self.retirer.waiting)
+
+    def held(self, rows: Sequence[Held]) -> set[int]:
+        """Return the start addresses of memory that a runtime has to forget first.
+
+        The code in it may run until then, so all that it refers to stays with it.
+        """
+        places = [row.allocation for row in rows]
+        addrs = [place.addr for place in places if self.program.host.holds(place)]
+        return self.program.ledger.reached(np.array(addrs, np.uint64)) if addrs else set()
 
     def kept(self) -> set[int]:
         """Return the start addresses of memory that a rollback would flip back to."""
@@ -100,6 +107,7 @@ class Retiring:
         gone = {slot for slot in gone if self._gone_since[slot] <= oldest}
         if gone:
             self.program.dead_slots |= gone
+            self.program.index.forget(lambda known: known.slot in gone)
             self.program.ledger.supersede(self.program.roots())
 
     def retirement(self, row: Held) -> Retirement:
@@ -169,6 +177,10 @@ class Retiring:
         parts = [part for row in freed for part in row.allocations]
         self.store.ledger.mark_freed(self.target, [part.addr for part in parts])
         self.program.ledger.remove(parts)
+        spans = [(part.addr, part.addr + part.size) for part in parts]
+        self.program.index.forget(
+            lambda known: any(start <= known.addr < end for start, end in spans)
+        )
         if self.plugins:
             self.announce(freed)
 

@@ -74,6 +74,8 @@ def adopt_return(program: Program, back: Return, generation: Generation) -> None
     if back.generation in past.moments:
         past.remember(int(generation), past.moments[back.generation])
     for key, live in back.objects.items():
+        if key in program.objects:
+            program.index.leave(program.objects[key].file, live.file)
         program.objects[key] = replace(live, generation=generation)
         program.index.add_live(program.objects[key])
         program.dead_slots.difference_update(live.symbol_slot.tolist())

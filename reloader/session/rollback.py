@@ -34,10 +34,10 @@ def rollback(session: "Session", generation: int | None) -> Outcome:
     kept = query.live_numbers(target)
     wanted = generation if generation is not None else (kept[1:] or [0])[0]
     names = [f"generation {wanted}"]
+    session.journal.begin("rollback")
     if not kept or wanted not in {0, *kept} or wanted > kept[0]:
         error = NoSuchGenerationError(generation, [*kept, 0] if kept else [])
         return session.decided(error, [], names, began, "rollback")
-    session.journal.begin("rollback")
     versions = query.live_set(target, wanted)
     if not any(session.is_other(version) for version in versions):
         return Outcome("unchanged", objects=names)

@@ -28,41 +28,31 @@ from reloader.live.inputs import (
     refuse_strangers,
     wanted_names,
 )
-from reloader.live.linking import IN_PLACE, link_transaction
-from reloader.live.opening import Opened, open_new
+from reloader.live.linking import IN_PLACE
+from reloader.live.opening import Opened, index_symbols, open_new
 from reloader.live.process import Process
 from reloader.live.program import Key, Wishes
 from reloader.reload import Options, reload
+from reloader.session.checking import check, known_as
+from reloader.session.checking import read_files as read_named
 from reloader.session.hooks import Hooks
 from reloader.session.outcome import Outcome
 from reloader.session.plugins import Event, Plugins
 from reloader.session.record import StateJournal, record_opened, summary_of, versions_of
 from reloader.session.remap import remap
 from reloader.session.replay import linked_before, rows_before
-from reloader.session.report import changed_names, data_notes, family_notes
+from reloader.session.report import family_notes
 from reloader.session.resuming import follow, known_target, open_known, take_host
 from reloader.session.retiring import Retiring
 from reloader.session.rollback import rollback
 from reloader.watching.globs import parse_pattern, read_wanted
-from reloader.watching.trust import Trust, read_trusted
+from reloader.watching.trust import Trust
 from state.errors import StateError
 from state.rows import Kind, ObjectVersion
 from state.store import Store
 from stubs.table import SlotTableFullError
 
 Contents = Sequence[tuple[str, bytes]]  # (path, content) of finished files
-
-
-def read_file(path: str, trust: Trust | None = None) -> bytes:
-    """Return the content of a file that nobody else could have written.
-
-    Raises:
-        UnreadableFileError: Says why not; `UntrustedPathError` names who could have.
-    """
-    try:
-        return read_trusted(Path(path).absolute(), [Path("/")], trust)[0]
-    except OSError as error:
-        raise UnreadableFileError(path, error.strerror or str(error)) from error
 
 
 class Session:
@@ -105,7 +95,7 @@ class Session:
             undo.callback(store.close)
             process = inject(pid)
             undo.callback(process.close)
-            wanted = read_wanted(patterns)
+            wanted = known_as(read_wanted(patterns))
             config = load_config(root)
             session = cls.open(
                 process, store, wanted, how="attach", plugins=plugins, ocaml=config.ocaml
@@ -166,7 +156,7 @@ class Session:
         """Read files now and reload what changed in them, as one transaction."""
         began = time.monotonic()
         try:
-            contents = [(path, read_file(path, self.trust)) for path in paths]
+            contents = read_named(paths, self.trust)
         except (UnreadableFileError, UntrustedPathError) as error:
             self.journal.begin("load")
             return self.decided(error, [], list(paths), began, "load")
@@ -195,19 +185,26 @@ class Session:
         self.journal.begin("load")
         try:
             with noticing_the_end(self.process, lambda: "reading objects"):
-                objects, equal = self.chosen(contents, named=named)
+                objects, equal = self.chosen(contents, named=named, again=bool(reinit))
         except (ReloaderError, StateError) as error:
             return self.decided(error, [], names, event_time, "load")
         if not objects:
             return Outcome("unchanged", objects=equal or names)
         return self.reload_objects(objects, event_time, "load", reinit)
 
-    def chosen(self, contents: Contents, *, named: bool) -> tuple[list[ObjectFile], list[str]]:
-        """Return the objects to reload, and the names of those that are what is live."""
+    def chosen(
+        self, contents: Contents, *, named: bool, again: bool = False
+    ) -> tuple[list[ObjectFile], list[str]]:
+        """Return the objects to reload, and the names of those that are what is live.
+
+        Those count as well if they are to be reloaded `again`, for their variables' sake.
+        """
         objects, archives = read_files(contents, self.program)
         for archive in archives:
             self.shelf.archives[archive.path] = archive
-        found = choose(self.program, objects, archives, named=named, refused=self.refused)
+        found = choose(
+            self.program, objects, archives, named=named, again=again, refused=self.refused
+        )
         for file in found.strangers:
             self.shelf.put(file)
         chosen = pull(self.program, found.objects, self.shelf)
@@ -243,18 +240,7 @@ class Session:
 
     def check(self, path: str) -> Outcome:
         """Say whether a file would load, and what would change; changes nothing."""
-        outcome = Outcome("unchanged", objects=[path])
-        try:
-            objects, equal = self.chosen([(path, read_file(path, self.trust))], named=True)
-            outcome.notes += [f"{name} is what is live" for name in equal]
-            with ExitStack() as undo, noticing_the_end(self.process, lambda: "checking"):
-                plan = link_transaction(self.program, objects, frozenset(), source_line, undo)
-                outcome.functions = changed_names(plan)
-                outcome.new_variables = list(plan.data.new)
-                outcome.notes += data_notes(self.program, plan.data)
-        except (ReloaderError, StateError, SlotTableFullError) as error:
-            outcome.error = str(error)
-        return outcome
+        return check(self, path)
 
     def rollback(self, generation: int | None) -> Outcome:
         """Make the versions live that were live after a generation; None: before the last."""
@@ -277,11 +263,11 @@ class Session:
         """Take an object out; one of the program's own returns to what was linked."""
         began = time.monotonic()
         name = f"{key[0]}({key[1]})" if key[1] else key[0]
+        self.journal.begin("unload")
         original = {(v.path, v.member): v for v in self.store.query.live_set(self.target, 0)}
         if key in original:
             if not self.is_other(original[key]):
                 return Outcome("unchanged", objects=[name])
-            self.journal.begin("unload")
             try:
                 file = self.version(original[key])
             except StateError as error:
@@ -310,7 +296,6 @@ class Session:
         """Remove an object that nothing linked refers to; its memory waits for its proof."""
         outcome = Outcome("live", objects=[name])
         version = [ObjectVersion(*key, None)]
-        self.journal.begin("unload")
         try:
             constructors.may_go(self.program, key, name)
             self.journal.catch_up()
@@ -327,6 +312,7 @@ class Session:
         del self.program.objects[key]
         self.program.past.moments.clear()  # it has had its destructors run
         self.program.index.remove_owner(key)
+        index_symbols(self.program)  # others may have had the same names
         self.program.ledger.supersede(self.program.roots())
         self.program.generation = Generation(number)
         outcome.generation = number

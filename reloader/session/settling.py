@@ -9,6 +9,7 @@ its functions: then its slots stay, and what they lead to.
 
 import base64
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from reloader.ids import U8, Addr, Generation
 from reloader.live.patching import apply_redirects
 from reloader.live.program import Program
 from reloader.live.redirect import WIDEST, RedirectPlan, Way
-from reloader.session.record import StateJournal, planned_memory, slot_rows
+from reloader.session.record import StateJournal, planned_memory, slot_key_rows, slot_rows
 from reloader.session.return_record import MARK, AddLive, settle_return
 from reloader.session.symbol_rows import all_symbols
 from state.resume import LiveRow, RedirectRow, SlotKeyRow
@@ -44,32 +45,61 @@ def settle(program: Program, journal: StateJournal, row: GenerationRow, add: Add
     """
     if MARK in row.plan and row.generation > program.generation:
         return settle_return(program, journal, row, add)
-    hosted = row.plan.get("host", {})
+    hosted = bool(row.plan.get("host"))
     if hosted and program.host.swapped(row.generation):
-        take_objects(program, journal.store, row, add)
-        program.host.finish(hosted)
-    elif not has_flipped(program, row):
+        return finish_swapped(program, journal, row, add)
+    if not has_flipped(program, row):
         return undo(program, journal, row)
-    flips = old_flips(row)
-    slots = program.target.arena.slots
-    for slot, _, new in row.plan["flips"]:
-        slots[slot] = np.uint64(new)
+    if hosted:
+        take_back(program, row)
+        return undo(program, journal, row)
+    store_new(program, row)
+    redirects = leading_on(program, row.plan)
     try:
-        finish_redirects(program, leading_on(program, row.plan))
+        finish_redirects(program, redirects)
     except TargetGoneError:
         raise
     except ReloaderError as error:
         if any(is_written(program, write) for write in planned_redirects(row.plan)):
             raise
-        for slot, old, _ in flips:  # no original function leads to the new code yet
-            slots[slot] = np.uint64(old)
+        store_old(program, row)  # no original function leads to the new code yet
         return undo(program, journal, row, f" ({error})")
-    finish_record(program, journal, row, add)
-    names = ", ".join(flipped_names(program, row))
-    return (
-        f"generation {row.generation} was becoming live when the daemon ended: it is finished"
-        f" now ({names})"
-    )
+    return finish_record(program, journal, row, add, redirects)
+
+
+def finish_swapped(
+    program: Program, journal: StateJournal, row: GenerationRow, add: AddLive
+) -> str:
+    """Finish a transaction whose units the language's runtime has taken: nothing undoes that.
+
+    Raises:
+        ReloaderError: It cannot be finished now; the row stays as it is.
+    """
+    take_objects(program, journal.store, row, add)
+    program.host.finish(row.plan["host"])
+    store_new(program, row)
+    redirects, why = leading_on(program, row.plan), ""
+    try:
+        finish_redirects(program, redirects)
+    except TargetGoneError:
+        raise
+    except ReloaderError as error:
+        why = f". Whoever captured functions of it goes on with the old code: {error}"
+        redirects = [write for write in redirects if is_written(program, write)]
+        finish_redirects(program, redirects)
+    return finish_record(program, journal, row, add, redirects) + why
+
+
+def store_new(program: Program, row: GenerationRow) -> None:
+    """Let slots lead to a transaction's new code."""
+    for slot, _, new in row.plan["flips"]:
+        program.target.arena.slots[slot] = np.uint64(new)
+
+
+def store_old(program: Program, row: GenerationRow) -> None:
+    """Let slots lead again to where they led before."""
+    for slot, old, _ in old_flips(row):
+        program.target.arena.slots[slot] = np.uint64(old)
 
 
 def old_flips(row: GenerationRow) -> list[list[int]]:
@@ -88,8 +118,24 @@ def has_flipped(program: Program, row: GenerationRow) -> bool:
     return not later and any(int(slots[s]) == new != old for s, old, new in old_flips(row))
 
 
+def take_back(program: Program, row: GenerationRow) -> None:
+    """Let callers run again what they ran before: units of the transaction were not swapped in.
+
+    Raises:
+        ReloaderError: Entry jumps cannot be taken back now.
+    """
+    written = [write for write in planned_redirects(row.plan) if is_written(program, write)]
+    if written:
+        back = as_plan(program, written).reversed()
+        apply_redirects(back, program.target, partial(store_old, program, row))
+    else:
+        store_old(program, row)
+
+
 def undo(program: Program, journal: StateJournal, row: GenerationRow, why: str = "") -> str:
     """Write down that a transaction did not become live; keep what constructors may know."""
+    hosted = row.plan.get("host", {})
+    program.host.suspect(hosted)
     text = f"the daemon ended before it became live; nothing was changed{why}"
     held = [
         memory
@@ -103,6 +149,8 @@ def undo(program: Program, journal: StateJournal, row: GenerationRow, why: str =
         journal.store.journal.fail(journal.target, row.generation, summary)
         journal.record_memory(held)
         journal.store.resume.put_slots(journal.target, slots)
+        if hosted:
+            journal.store.resume.put_host(journal.target, program.host.rows())
     for memory in held:
         program.target.arena.reserve(memory.allocation)
     program.ledger.add(held)
@@ -193,13 +241,19 @@ def padded(rows: Sequence[bytes]) -> U8:
 
 
 def finish_record(
-    program: Program, journal: StateJournal, row: GenerationRow, add: AddLive
-) -> None:
-    """Write down what a finished transaction has made live."""
+    program: Program,
+    journal: StateJournal,
+    row: GenerationRow,
+    add: AddLive,
+    redirects: Sequence[RedirectRow],
+) -> str:
+    """Write down what a finished transaction has made live; return a sentence about it."""
     store, target = journal.store, journal.target
-    slots, held = planned_slots(row.plan), planned_memory(row.plan, row.generation)
-    lives = planned_lives(row)
+    lives, held = planned_lives(row), planned_memory(row.plan, row.generation)
     take_objects(program, store, row, add)
+    recorded = {slot.slot for slot in store.resume.slots(target)}
+    slots = [slot for slot in slot_key_rows(program, 0) if slot.slot not in recorded]
+    hosted = program.host.rows() if row.plan.get("host") else {}
     for memory in held:
         program.target.arena.reserve(memory.allocation)
     program.ledger.add(held)
@@ -211,15 +265,21 @@ def finish_record(
         store.journal.live(target, row.generation, summary)
         store.resume.put_live(target, lives)
         store.resume.put_slots(target, slots)
-        store.resume.put_redirects(target, leading_on(program, row.plan))
-        store.resume.put_host(target, row.plan.get("host", {}))
+        store.resume.put_redirects(target, redirects)
+        store.resume.put_host(target, hosted)
         journal.record_memory(held)
         changed = {slot for slot, *_ in row.plan["flips"]} | {slot.slot for slot in slots}
+        changed |= program.host.slots()
         store.ledger.record_slots(slot_rows(program, target, changed))
         for live in lives:
             owner = store.ledger.object_id(target, live.path, live.member)
             columns = all_symbols(program, program.objects[live.path, live.member])
             store.ledger.replace_symbols(target, owner, row.generation, columns)
+    names = ", ".join(flipped_names(program, row))
+    return (
+        f"generation {row.generation} was becoming live when the daemon ended: it is finished"
+        f" now ({names})"
+    )
 
 
 def flipped_names(program: Program, row: GenerationRow) -> list[str]:

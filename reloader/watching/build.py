@@ -19,8 +19,8 @@ from pathlib import Path
 
 from reloader.errors.watch import BuildFailedError, BuildStartError
 from reloader.watching.child import BuildChild
+from reloader.watching.finished import Files, FinishedFile
 from reloader.watching.globs import parse_pattern
-from reloader.watching.settle import Files, FinishedFile
 from reloader.watching.stale import SOURCE_SUFFIXES, Stale, stale_objects
 from reloader.watching.trust import Trust
 from reloader.watching.watch import Mode, Watcher
@@ -67,7 +67,7 @@ class BuildRunner:
             sources: Watch patterns of the sources; a folder means the C family, Rust and OCaml.
             cwd: Where the command runs and relative patterns start.
             on_result: Called at each build's end, on the build thread.
-            on_files: Takes objects that changed without a build (`Settle.put`).
+            on_files: Takes objects that changed without a build.
             on_problem: Takes refused sources and limits.
             on_start: Told the saved sources when a build starts, or starts anew.
             trust: Whose sources count.
@@ -114,7 +114,8 @@ class BuildRunner:
             self._closed = True
             os.eventfd_write(self._interrupt, 1)
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
         os.close(self._interrupt)
 
     @property

@@ -10,7 +10,7 @@ scan that compares inode, size and times with what was last seen.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -19,10 +19,10 @@ from typing import Self
 
 from reloader.errors.base import ReloaderError
 from reloader.errors.watch import NoInotifyError, UntrustedPathError
+from reloader.watching.finished import FinishedFile
 from reloader.watching.folders import Cause, FolderTree
 from reloader.watching.globs import Pattern
 from reloader.watching.inotify import Reader, is_remote, raise_limit
-from reloader.watching.settle import FinishedFile
 from reloader.watching.trust import Trust, read_trusted
 
 # Kernel time stamps move in ticks of 1 to 10 ms: a file written this shortly before we looked
@@ -64,7 +64,7 @@ class Watcher:
 
         Args:
             patterns: From `parse_pattern`.
-            sink: Takes each finished file; must be quick (`Settle.put_one`).
+            sink: Takes each finished file; must be quick.
             on_problem: Takes refusals (once a file state) and limits; watching goes on.
             is_complete: Whether bytes are a whole file; any non-empty file by default.
             trust: Whose files are taken; this user's and root's if None.
@@ -128,6 +128,21 @@ class Watcher:
     def files(self) -> list[Path]:
         """Return the wanted files that exist now, sorted."""
         return sorted(Path(path) for path in set(self._tree.files()))
+
+    def contents(self, paths: Iterable[str]) -> list[tuple[str, bytes]]:
+        """Return path and content of those files that may be loaded, as they are now."""
+        found: list[tuple[str, bytes]] = []
+        with self._lock:
+            for path in paths:
+                try:
+                    data, _ = read_trusted(Path(path), self._roots, self._trust)
+                except UntrustedPathError as error:
+                    self._refuse(path, error)
+                except OSError:  # it vanished, or is no file: its next event will tell
+                    continue
+                else:
+                    found.append((path, data))
+        return found
 
     def sync(self, timeout: float = 5.0) -> bool:
         """Wait until everything that happened before this call was handed on.

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from reloader.errors.daemon import UntrustedPlaceError
+from reloader.errors.daemon import UntrustedPlaceError, UnusablePlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -75,12 +75,16 @@ class Project:
 
         Raises:
             UntrustedPlaceError: It belongs to another user, or others may write to it.
+            UnusablePlaceError: It cannot be made or written.
         """
-        self.state.mkdir(mode=0o700, exist_ok=True)
-        check_private(self.state, write_only=True)
-        ignore = self.state / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
+        try:
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            check_private(self.state, write_only=True)
+            ignore = self.state / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+        except OSError as error:
+            raise UnusablePlaceError(self.state, error.strerror or str(error)) from error
 
     def daemon(self) -> DaemonInfo | None:
         """Return the daemon that serves this project, if one lives."""
@@ -116,8 +120,14 @@ def find_project(start: Path | None = None) -> Project:
     """Return the nearest project at or above a folder; one that has none becomes it.
 
     A `.reloader` that belongs to another user is passed over: anyone may make one in /tmp.
+
+    Raises:
+        UnusablePlaceError: The working directory was deleted.
     """
-    here = (start or Path.cwd()).resolve()
+    try:
+        here = (start or Path.cwd()).resolve()
+    except OSError as error:
+        raise UnusablePlaceError(Path(), "the working directory is gone") from error
     for folder in (here, *here.parents):
         try:
             found = (folder / FOLDER_NAME).lstat()

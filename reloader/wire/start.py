@@ -7,6 +7,7 @@ pipe: one JSON line when the socket listens, or the error, or the end of the pip
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from reloader.wire.project import Project
 
 START_TIMEOUT_S: Final = 30.0
+_FD_FLOOR: Final = 10
 _ROOT: Final = Path(__file__).resolve().parents[2]
 # -P and the explicit path: `python -m` would import the user's own `state` or `stubs` folder
 _CODE: Final = (
@@ -77,6 +79,7 @@ def start_daemon(project: Project, command: Sequence[str]) -> None:
         RemoteError: It said why not.
     """
     ready, theirs = os.pipe()
+    theirs = _out_of_the_way(theirs)
     child = os.fork()
     if child == 0:
         _become_daemon(project, command, theirs)
@@ -103,8 +106,10 @@ def _become_daemon(project: Project, command: Sequence[str], ready: int) -> None
         os.setsid()
         if os.fork():
             os._exit(0)
-        log = os.open(project.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
+        to_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        log = _out_of_the_way(os.open(project.output, to_log, 0o600))
+        nothing = _out_of_the_way(os.open(os.devnull, os.O_RDONLY))
+        for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
         os.dup2(ready, 3)
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
@@ -112,6 +117,16 @@ def _become_daemon(project: Project, command: Sequence[str], ready: int) -> None
         os.execv(command[0], [*command, str(project.folder), "--ready-fd", "3"])  # noqa: S606 - our own command
     finally:
         os._exit(127)
+
+
+def _out_of_the_way(fd: int) -> int:
+    """Give a descriptor a number above those that the daemon is given.
+
+    Where ours were closed (`<&-`) it has one of them.
+    """
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FD_FLOOR)
+    os.close(fd)
+    return high
 
 
 def _connect_running(project: Project) -> socket.socket | None:

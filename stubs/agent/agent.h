@@ -59,7 +59,7 @@ enum reloader_op {
   RELOADER_CALL_CATCHING = 12, /* args: as CALL -> result; reply: 1 if it threw, then the type's mangled name */
   RELOADER_OCAML_ATTACH = 13, /* args: count, seen to have let go; text: addresses in ocaml.h's order -> mode */
   RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
-  RELOADER_OCAML_RETIRE = 15, /* args: limit, count, budget; text: units -> how many stay; reply: three words each */
+  RELOADER_OCAML_RETIRE = 15, /* args, text: see ocaml_mark.c -> how many units stay; reply: three words each */
   RELOADER_OCAML_HOLD = 16,   /* args: entry of a unit to wait at (0: let go), limit -> 0; before main only */
   RELOADER_JIT_REGISTER = 17  /* args: count; text: symbol files for debuggers, as in jit.c -> 0 */
 };
@@ -86,7 +86,7 @@ struct reloader_region {
 struct reloader_command {
   uint32_t op;
   uint32_t error; /* errno of a failed command */
-  uint64_t args[8];
+  uint64_t args[8]; /* the last: nobody waits for the answer any more */
   uint64_t result;
 };
 
@@ -102,6 +102,13 @@ struct reloader_crash {
   uint64_t pc;
   uint64_t sp;
   uint64_t words[RELOADER_CRASH_WORDS]; /* of the stack, innermost first: those that point into the arena's code */
+};
+
+/* Private to a process; fork copies it. */
+struct reloader_own {
+  uint64_t progress;     /* the daemon's: how far a new object is initialised */
+  uint64_t forks;        /* how often the process has forked */
+  uint64_t forks_wanted; /* the daemon's: OCaml work is done only if `forks` is one less; 0: whatever it is */
 };
 
 struct reloader_control {
@@ -130,7 +137,7 @@ struct reloader_control {
   uint64_t thread_size;   /* 0: there is none */
   uint64_t thread_taken[RELOADER_THREAD_MOST / RELOADER_THREAD_UNIT / 64]; /* a bit a unit, set by the daemon */
   uint64_t enter_addr;    /* of reloader_enter, which gives a forked process an agent thread of its own */
-  uint64_t progress_addr; /* of a word that each process has for itself: how far a new object is initialised */
+  uint64_t own_addr;      /* of the reloader_own that each process has for itself */
   uint32_t addressee;     /* the process of the family that commands are for, as the daemon sees it; 0: the first */
   uint32_t first_pid;     /* the process that mapped the arena, as the daemon sees it; others were forked from it */
   uint64_t caml_token; /* of the last OCaml script that was executed to its end */

@@ -13,6 +13,7 @@ extern struct reloader_control *reloader_control;
 extern uint32_t reloader_number; /* this process's in its family */
 RELOADER_EXPORT void reloader_start(struct reloader_params *params);
 uint64_t reloader_enter(uint64_t number);
+int reloader_has_forked(void); /* since the daemon looked which processes there are */
 
 /* space.c: find a hole near the executable and map every region of the memfd into it. */
 struct reloader_control *reloader_map_arena(struct reloader_params *params);

@@ -78,6 +78,7 @@ enum reloader_caml_holder {
   RELOADER_CAML_C_ROOT = 5,
   RELOADER_CAML_UNKNOWN = 6, /* no such unit is registered */
   RELOADER_CAML_UNFINISHED = 7, /* the heap is too large to be marked in the time that was given */
+  RELOADER_CAML_CODE = 8,       /* code of another unit that is held */
 };
 
 /* Words of a script; a place is the address of a module's block, a depth and four indices. */
@@ -172,11 +173,13 @@ struct caml_work {
   uint64_t limit_ms;       /* to reach that moment */
   uint64_t patience_ms;    /* for one call into OCaml, 0: any time */
   uint64_t globals_needed; /* units of the executable whose initialisers must have ended */
+  int is_refused;          /* the process has forked: the child would lack what is done here */
 };
 int reloader_caml_run(struct caml_work *work); /* 0, or -1: it never ran and never will */
 uint64_t reloader_caml_hooks(uint64_t is_let_go);
 uint64_t reloader_caml_now_us(void);
-caml_value reloader_caml_call(caml_value closure); /* with unit; may be interrupted for taking too long */
+/* With unit; may be interrupted for taking too long. `late_ms`: how long it took if that was too long, else 0. */
+caml_value reloader_caml_call(caml_value closure, uint64_t *late_ms);
 
 /* ocaml_hold.c: the program waits at the entry of a unit, for work that comes. */
 uint64_t reloader_caml_hold(const uint64_t *args);
@@ -199,8 +202,17 @@ void reloader_caml_forget_exception(int active);
 
 /* ocaml_mark.c */
 uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply);
-/* Retire what can be of some units at a safe point; three words of reply for each, or none. */
-uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t budget_us, uint64_t *reply);
+struct caml_wish {
+  const uint64_t *code_begins; /* of the units to be retired */
+  uint64_t count;
+  const uint64_t *uses; /* pairs of rows: the first unit's code goes to the second one's, without any pointer */
+  uint64_t use_count;
+  uint64_t together; /* instead: one that is held holds all */
+  uint64_t budget_us;
+  uint64_t *reply; /* three words for each, or NULL */
+};
+/* At a safe point; returns how many units stay. */
+uint64_t reloader_caml_retire_now(const struct caml_wish *wish);
 
 /* ocaml_stacks.c: `look` gets every address at which OCaml code goes on, and where it is written. */
 typedef void (*reloader_caml_look)(uint64_t word, uint64_t kind, uint64_t holder);

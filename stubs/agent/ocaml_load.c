@@ -7,6 +7,8 @@
 #include "ocaml.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -19,8 +21,9 @@ enum { RAN = 0, GAVE_UP = 1, RAISED = 2, HOOK_RAISED = 3, NO_PLACE = 4 };
 struct script {
   struct caml_work work;
   const uint64_t *words, *end;
+  const uint64_t *abandoned; /* not 0: who asked has given up, and takes all of it for undone */
   uint64_t *reply; /* op that failed, words, bytes of text, pointers forwarded, units still registered */
-  uint64_t result, replied;
+  uint64_t result, replied, token;
   uint64_t swap_count; /* rows of all SWAPs, and those done so far */
   uint64_t swapped;
   caml_value *saved;
@@ -127,13 +130,22 @@ static int pair(struct script *script, const uint64_t *rows, uint64_t count) {
   return RAN;
 }
 
+static uint64_t describe_late(char *text, uint64_t late_ms, uint64_t patience_ms) {
+  return (uint64_t)snprintf(text, RELOADER_CAML_TEXT_SIZE,
+                            "no exception, but it takes too long: it ended after %" PRIu64 " ms, and may take %" PRIu64
+                            " ms ([ocaml] initialiser_s)",
+                            late_ms, patience_ms);
+}
+
 static int call(struct script *script, caml_value closure, int failure) {
-  uint64_t active = reloader_caml_domain()[reloader_caml.fields->backtrace_active];
+  uint64_t active = reloader_caml_domain()[reloader_caml.fields->backtrace_active], late_ms;
   if (!active) CAML(void, caml_record_backtraces, int)(1);
-  caml_value result = reloader_caml_call(closure);
-  if (CAML_IS_EXCEPTION(result)) {
+  caml_value result = reloader_caml_call(closure, &late_ms);
+  if (CAML_IS_EXCEPTION(result) || late_ms) {
     char *text = (char *)reloader_control + RELOADER_CAML_TEXT_OFFSET;
-    script->reply[2] = reloader_caml_describe(result & ~3ull, text, RELOADER_CAML_TEXT_SIZE);
+    script->reply[2] = CAML_IS_EXCEPTION(result)
+                           ? reloader_caml_describe(result & ~3ull, text, RELOADER_CAML_TEXT_SIZE)
+                           : describe_late(text, late_ms, script->work.patience_ms);
     reloader_caml_forget_exception((int)active);
     return failure;
   }
@@ -183,7 +195,12 @@ static int execute(struct script *script, const uint64_t *op, uint64_t *size) {
 static void undo(struct script *script) {
   struct stop stop = {script, NULL, 0};
   if (script->swapped) reloader_caml_in_stop(swap_in_stop, &stop);
-  script->reply[4] = reloader_caml_retire_now(script->units.words, script->units.count, 0, NULL);
+  struct caml_wish wish = {.code_begins = script->units.words, .count = script->units.count, .together = 1};
+  script->reply[4] = reloader_caml_retire_now(&wish);
+}
+
+static int is_abandoned(const struct script *script) {
+  return __atomic_load_n(script->abandoned, __ATOMIC_SEQ_CST) != 0;
 }
 
 static void run_script(struct caml_work *work) {
@@ -195,7 +212,11 @@ static void run_script(struct caml_work *work) {
     script->reply[0] = (uint64_t)(op - script->words);
     script->result = (uint64_t)execute(script, op, &size);
   }
-  if (script->result != RAN) undo(script);
+  if (script->result == RAN && is_abandoned(script)) script->result = GAVE_UP;
+  if (script->result == RAN)
+    reloader_control->caml_token = script->token;
+  else
+    undo(script);
   *chain = (uint64_t)roots.next;
 }
 
@@ -204,8 +225,10 @@ uint64_t reloader_caml_script(const uint64_t *args, uint64_t *text, uint64_t *re
   const uint64_t *words = args[3] ? (const uint64_t *)args[3] : text;
   struct script script = {
       .work = {run_script, args[0], args[4], args[5]},
+      .token = args[2],
       .words = words,
       .end = words + args[1],
+      .abandoned = &args[7],
       .reply = reply,
       .code_entry = {2 << 10 | CAML_BLACK | CAML_CLOSURE_TAG, 0, 1ull << 56 | 2 << 1 | 1},
   };
@@ -218,8 +241,7 @@ uint64_t reloader_caml_script(const uint64_t *args, uint64_t *text, uint64_t *re
   script.saved = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (script.saved == MAP_FAILED) return (uint64_t)-1;
   for (uint64_t i = 0; i < script.swap_count; i++) script.saved[i] = CAML_UNIT;
-  if (reloader_caml_run(&script.work)) script.result = GAVE_UP;
-  if (script.result == RAN) reloader_control->caml_token = args[2];
+  if (is_abandoned(&script) || reloader_caml_run(&script.work)) script.result = GAVE_UP;
   reply[1] = script.replied;
   munmap(script.saved, size);
   reloader_caml_list_free(&script.swaps);

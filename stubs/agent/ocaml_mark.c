@@ -3,7 +3,7 @@
  * A unit is held by a pointer to its data or code from a live block, a root or a return address, also by a raw
  * backtrace, whose slots are pointers with the lowest bit set, and by the keys of an ephemeron, which does not
  * keep them alive but looks at their headers. Units that are held have their own roots marked then, since they
- * may hold others. C stacks and registers are scanned by the daemon.
+ * may hold others; so does their code, whose calls the daemon tells. C stacks and registers are scanned by it, too.
  */
 #define _GNU_SOURCE
 #include "ocaml.h"
@@ -23,6 +23,7 @@ struct candidate {
 
 /* One mark at a time: roots come by callbacks, and those of 4.x carry no data. */
 static struct mark {
+  const struct caml_wish *wish;
   struct candidate *candidates;
   uint64_t count;
   uint64_t low, high; /* all candidates are between */
@@ -155,6 +156,21 @@ static void show_roots(void) {
   }
 }
 
+static void hold_used(const struct candidate *user, uint64_t row) {
+  struct candidate *used = row < mark.count ? &mark.candidates[row] : NULL;
+  if (!used || used->kind || !used->unit) return;
+  used->kind = RELOADER_CAML_CODE;
+  used->holder = user->unit->code_begin;
+  used->word = used->unit->code_begin;
+}
+
+static void hold_all_used(uint64_t row) {
+  const struct caml_wish *wish = mark.wish;
+  for (uint64_t i = 0; i < wish->use_count; i++)
+    if (wish->uses[2 * i] == row) hold_used(&mark.candidates[row], wish->uses[2 * i + 1]);
+  for (uint64_t i = 0; wish->together && i < mark.count; i++) hold_used(&mark.candidates[row], i);
+}
+
 /* Returns whether a candidate was found held of which we did not know it. */
 static int mark_held(void) {
   int found = 0;
@@ -164,6 +180,7 @@ static int mark_held(void) {
     candidate->is_marked = found = 1;
     const caml_value *root = (const caml_value *)candidate->unit->gc_roots;
     for (; root && *root; root++) look_at(*root, RELOADER_CAML_GLOBAL, (uint64_t)root);
+    hold_all_used(i);
   }
   return found;
 }
@@ -227,39 +244,45 @@ static void take_candidates(const uint64_t *code_begins) {
   }
 }
 
-/* Returns how many units stay. `budget_us`: a mark that takes longer is given up, 0: none. */
-uint64_t reloader_caml_retire_now(const uint64_t *code_begins, uint64_t count, uint64_t budget_us, uint64_t *reply) {
+/* A budget that is not 0: a mark that takes longer is given up. */
+uint64_t reloader_caml_retire_now(const struct caml_wish *wish) {
   memset(&mark, 0, sizeof mark);
-  mark.deadline_us = budget_us ? reloader_caml_now_us() + budget_us : 0;
-  mark.candidates = calloc(count + 1, sizeof *mark.candidates);
-  if (!mark.candidates) return count;
-  mark.count = count;
-  take_candidates(code_begins);
+  mark.deadline_us = wish->budget_us ? reloader_caml_now_us() + wish->budget_us : 0;
+  mark.candidates = calloc(wish->count + 1, sizeof *mark.candidates);
+  if (!mark.candidates) return wish->count;
+  mark.wish = wish;
+  mark.count = wish->count;
+  take_candidates(wish->code_begins);
   reloader_caml_in_stop(mark_all, NULL);
   reloader_caml_map_free(&mark.seen);
   reloader_caml_list_free(&mark.todo);
   uint64_t held = retire_unheld();
-  for (uint64_t i = 0; reply && i < count; i++) memcpy(&reply[3 * i], &mark.candidates[i].kind, 24);
+  for (uint64_t i = 0; wish->reply && i < mark.count; i++) memcpy(&wish->reply[3 * i], &mark.candidates[i].kind, 24);
   free(mark.candidates);
   return held;
 }
 
 struct retirement {
   struct caml_work work;
-  const uint64_t *code_begins;
-  uint64_t count, budget_us, *reply, held;
+  struct caml_wish wish;
+  uint64_t held;
 };
 
 static void retire(struct caml_work *work) {
-  struct retirement *wish = (struct retirement *)work;
-  wish->held = reloader_caml_retire_now(wish->code_begins, wish->count, wish->budget_us, wish->reply);
+  struct retirement *retirement = (struct retirement *)work;
+  retirement->held = reloader_caml_retire_now(&retirement->wish);
 }
 
-/* args: limit, count, budget in us. Returns how many stay, -1 if the moment was not reached. */
+/* args: limit, count, budget in us, count of uses, whether one holds all; the text: the units, then the uses.
+ * Returns how many stay, -1 if the moment was not reached. */
 uint64_t reloader_caml_retire(const uint64_t *args, const uint64_t *text, uint64_t *reply) {
-  struct retirement wish = {{retire, args[0], 0, 0}, text, args[1], args[2], reply, 0};
-  errno = reloader_caml.family && args[1] <= RELOADER_REPLY_SIZE / 24 ? EAGAIN : EINVAL;
-  if (errno == EINVAL || reloader_caml_run(&wish.work)) return (uint64_t)-1;
+  struct retirement retirement = {
+      .work = {retire, args[0], 0, 0},
+      .wish = {text, args[1], text + args[1], args[3], args[4], args[2], reply},
+  };
+  int fits = args[1] <= RELOADER_REPLY_SIZE / 24 && args[3] <= (RELOADER_TEXT_SIZE / 8 - args[1]) / 2;
+  errno = reloader_caml.family && fits ? EAGAIN : EINVAL;
+  if (errno == EINVAL || reloader_caml_run(&retirement.work)) return (uint64_t)-1;
   errno = 0;
-  return wish.held;
+  return retirement.held;
 }

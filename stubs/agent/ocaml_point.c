@@ -39,8 +39,8 @@ static struct caml_work *work;
 /* Who runs the work, and who of ours has a runtime that does not know it; each set and cleared by itself, so that
  * nobody else can ever take itself for it. */
 static pthread_t runner, tenant;
-static uint64_t call_since_ms;     /* when the call into OCaml began that may take too long, 0: none */
-static uint32_t overdue;
+static uint64_t call_since_us; /* when the call into OCaml began that may take too long, 0: none */
+static uint64_t overdue_since; /* the call that is to be interrupted, by when it began */
 static plain_hook old_enter, old_leave, old_interrupt;
 static mask_hook old_mask;
 static uint64_t *domain_zero;
@@ -91,7 +91,8 @@ static void try_work(int by) {
   set(&runner, pthread_self());
   reloader_control->caml_reached_by = (uint32_t)by;
   reloader_control->caml_phase = 2;
-  work->run(work);
+  work->is_refused = reloader_has_forked();
+  if (!work->is_refused) work->run(work);
   reloader_control->caml_inside_us = reloader_caml_now_us() - began;
   set(&runner, 0);
   store(&want, DONE);
@@ -122,7 +123,9 @@ static void leave_hook(void) {
 }
 
 static void overdue_call(void) {
-  if (load(&overdue) && is_me(&runner) && call_since_ms && change(&overdue, 1, 0))
+  uint64_t since = call_since_us;
+  if (!since || !is_me(&runner)) return;
+  if (__atomic_compare_exchange_n(&overdue_since, &since, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
     CAML(void, caml_failwith, const char *)("it takes too long and was interrupted");
 }
 
@@ -280,9 +283,9 @@ static void start_borrower(void) {
 /* The agent's thread. */
 
 static void interrupt_overdue(void) {
-  uint64_t since = __atomic_load_n(&call_since_ms, __ATOMIC_SEQ_CST);
-  if (!work->patience_ms || !since || reloader_caml_now_us() / 1000 - since < work->patience_ms) return;
-  store(&overdue, 1);
+  uint64_t since = __atomic_load_n(&call_since_us, __ATOMIC_SEQ_CST);
+  if (!work->patience_ms || !since || reloader_caml_now_us() - since < work->patience_ms * 1000) return;
+  __atomic_store_n(&overdue_since, since, __ATOMIC_SEQ_CST);
   ask();
 }
 
@@ -307,16 +310,20 @@ int reloader_caml_run(struct caml_work *given) {
   reloader_control->caml_wait_us = reloader_caml_now_us() - began - (gave_up ? 0 : reloader_control->caml_inside_us);
   reloader_control->caml_phase = 0;
   store(&want, IDLE);
-  store(&overdue, 0);
+  __atomic_store_n(&overdue_since, 0, __ATOMIC_SEQ_CST);
   wake(&lock);
   reloader_caml_let_go();
-  return gave_up ? -1 : 0;
+  return gave_up || given->is_refused ? -1 : 0;
 }
 
-caml_value reloader_caml_call(caml_value closure) {
-  __atomic_store_n(&call_since_ms, reloader_caml_now_us() / 1000, __ATOMIC_SEQ_CST);
+/* What does not come to a point at which it can be interrupted is late when it returns: who asked may have given up. */
+caml_value reloader_caml_call(caml_value closure, uint64_t *late_ms) {
+  uint64_t began = reloader_caml_now_us();
+  __atomic_store_n(&call_since_us, began, __ATOMIC_SEQ_CST);
   caml_value result = CAML(caml_value, caml_callback_exn, caml_value, caml_value)(closure, CAML_UNIT);
-  __atomic_store_n(&call_since_ms, 0, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&call_since_us, 0, __ATOMIC_SEQ_CST);
+  uint64_t took_ms = (reloader_caml_now_us() - began) / 1000;
+  *late_ms = work->patience_ms && took_ms >= work->patience_ms ? took_ms : 0;
   return result;
 }
 

@@ -16,7 +16,8 @@ extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
 struct reloader_control *reloader_control;
 uint32_t reloader_number;
-static uint64_t progress; /* written by the daemon; a forked child has the value of its parent */
+/* Each process's own; a forked child begins with its parent's. */
+static struct reloader_own own;
 static pid_t started;     /* the process that has the thread: _Fork calls no handlers */
 
 static void *agent_thread(void *unused) {
@@ -24,6 +25,13 @@ static void *agent_thread(void *unused) {
   pthread_setname_np(pthread_self(), "reloader");
   reloader_serve();
   return NULL;
+}
+
+static void in_parent(void) { __atomic_add_fetch(&own.forks, 1, __ATOMIC_SEQ_CST); }
+
+int reloader_has_forked(void) {
+  uint64_t wanted = __atomic_load_n(&own.forks_wanted, __ATOMIC_SEQ_CST);
+  return wanted && wanted != __atomic_load_n(&own.forks, __ATOMIC_SEQ_CST) + 1;
 }
 
 /* A forked child has no agent thread: flips reach it through the shared slots, and a program may count on being
@@ -74,7 +82,7 @@ RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
     control->target_pid = (uint32_t)getpid();
     control->agent_base = (uint64_t)&__ehdr_start;
     control->enter_addr = (uint64_t)reloader_enter;
-    control->progress_addr = (uint64_t)&progress;
+    control->own_addr = (uint64_t)&own;
     reloader_unwind_prepare();
     reloader_threads_prepare(control);
     int error = start_thread();
@@ -82,7 +90,7 @@ RELOADER_EXPORT void reloader_start(struct reloader_params *params) {
       undo(params, RELOADER_NO_THREAD, error);
     } else {
       started = getpid();
-      pthread_atfork(NULL, NULL, in_child);
+      pthread_atfork(NULL, in_parent, in_child);
       if (params->injected) reloader_unwind_patch();
       reloader_crash_prepare();
       __atomic_store_n(&control->magic, RELOADER_MAGIC, __ATOMIC_RELEASE);

@@ -17,6 +17,12 @@ let printed print value =
 
 let type_text ty = printed Printtyp.type_expr ty
 
+(* In a signature a class stands with its types, and is not printed without. *)
+let item_text = function
+  | Types.Sig_class (id, d, _, _) -> printed (Printtyp.class_declaration id) d
+  | Sig_class_type (id, d, _, _) -> printed (Printtyp.cltype_declaration id) d
+  | item -> printed Printtyp.signature [ item ]
+
 (* ---- Fields. *)
 
 let policy attributes =
@@ -45,7 +51,7 @@ let by_interface owned (s : Slots.slot) =
   | Some item ->
       let own = if s.namespace = Module then Kinds.module_mentions owned s.id else [] in
       let mentions = List.sort_uniq compare (own @ Kinds.item_mentions owned item) in
-      (printed Printtyp.signature [ item ], mentions)
+      (item_text item, mentions)
 
 (* kind, type, arity, policy, line, mentions *)
 let facts owned (s : Slots.slot) =
@@ -109,7 +115,7 @@ let interface items =
     | Sig_class (id, _, _, _) -> "class " ^ Ident.name id
     | Sig_class_type (id, _, _, _) -> "class type " ^ Ident.name id
   in
-  List (List.map (fun i -> strings [ name i; printed Printtyp.signature [ i ] ]) items)
+  List (List.map (fun i -> strings [ name i; item_text i ]) items)
 
 (* ---- Files. *)
 

@@ -15,7 +15,7 @@ from reloader.link.build import build_graph
 from reloader.link.fixup import apply_fixups, limits
 from reloader.link.graph import Origin
 from reloader.link.grow import append_edges, append_symbols
-from reloader.link.layout import place
+from reloader.link.layout import one_by_one, place
 from reloader.link.passes.build_tables import build_got
 from tests.support.link import FakeArena, compile_object
 
@@ -82,7 +82,7 @@ def test_an_edge_writes_the_value_of_the_psabi_formula(tmp_path: Path, name: str
                  symbol=[0, target[0]], addend=[0, A])  # fmt: skip
     graph.symbols.addr[0] = 0
     build_got(graph, ARCH)
-    place(graph, arena.allocate)
+    place(graph, one_by_one(arena.allocate))
     here = int(blocks.addr[text]) + offset
     near = {"16": 0x1234, "8": 0x12, "PC16": here + 0x30, "PC8": here + 0x30}
     graph.symbols.addr[target] = graph.symbols.entry[target] = near.get(name, S)
@@ -137,22 +137,6 @@ def test_a_slot_out_of_reach_is_refused_and_nothing_is_written() -> None:
         ARCH.write_stubs(stubs, np.array([0x1000], np.uint64), np.array([1 << 40], np.uint64))
     assert not stubs.any()
     assert "1024 GiB away" in str(caught.value)
-
-
-def test_an_entry_jump_is_five_bytes_and_lands() -> None:
-    jump = ARCH.entry_jump(0x40_1000, 0x10_0000)
-    (step,) = capstone.Cs(*ARCH.capstone).disasm_lite(jump, 0x40_1000)
-    assert step[1:] == (5, "jmp", "0x100000")
-
-
-def test_an_entry_jump_too_far_names_both_ends() -> None:
-    with pytest.raises(FixupRangeError) as caught:
-        ARCH.entry_jump(0x40_1000, 0x7F00_0000_0000)
-    assert str(caught.value) == (
-        "entry jump at 0x401000: call to its target is 130048 GiB away, a rel32 edge reaches "
-        "2 GiB."
-        " Nothing was changed. Move the arena closer with --arena-near."
-    )
 
 
 BRANCHES = """

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reloader.elf.object import ObjectFile
-from reloader.ids import Generation
+from reloader.ids import NO_ROW, Generation
 from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.match_old import match_old
 from reloader.link.pipeline import read_graph
@@ -59,7 +59,8 @@ def test_each_object_has_its_own_unwind_tables(tmp_path: Path) -> None:
     placed = hold(linked.graph, linked.placed, Ledger(), Generation(1), 0)
     fresh = Ledger()
     fresh.add(placed)
-    tables = unwind_tables(linked.graph, fresh, Ledger())
+    tables = unwind_tables(linked.graph, 0, fresh, Ledger())
+    assert tables.pop(NO_ROW) == set()  # there is no header
     assert sorted(tables) == [0, 1, 2]
     for row, holders in tables.items():
         owners = [fresh.rows[start].object for start in holders]

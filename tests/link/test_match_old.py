@@ -10,6 +10,7 @@ from reloader.ids import NO_ADDR, Region
 from reloader.link.build import build_graph
 from reloader.link.passes.functions import mark_functions
 from reloader.link.passes.match_old import changed_functions, match_old
+from tests.support.edited import FLAGS, SOURCE
 from tests.support.elf import (
     changed_names,
     compiled_object,
@@ -18,62 +19,9 @@ from tests.support.elf import (
     matched,
 )
 
-FLAGS = [
-    ("-O0",),
-    ("-O1", "-fno-pie"),
-    ("-O2",),
-    ("-O2", "-fPIC", "-fcommon"),
-    ("-O2", "-ffunction-sections", "-fdata-sections"),
-    ("-O2", "-g", "-fcf-protection=none"),
-    ("-O3", "-fno-pie", "-ffunction-sections"),
-]
 every_flag = pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 
-SOURCE = r"""
-#include <stdio.h>
-#define APART __attribute__((noinline, noipa))
-static int count;
-int shared = 4;
-int common_one;
-static const int squares[] = {0, 1, 4, 9, 16, 25, 36, 49};
-static const char *const words[] = {"alpha", "beta", "gamma"};
-struct op { int (*run)(int); const char *name; };
 
-APART int add(int x) { count += x; shared -= x; return count; }
-APART int say(int x) { common_one++; return printf("hello %d\n", x); }
-APART int square(int x) { return squares[x & 7] + shared; }
-APART const char *word(int x) { return words[x % 3]; }
-APART int pick(int x)
-{
-    switch (x) {
-    case 0: return add(1);
-    case 1: return say(7);
-    case 2: return square(9);
-    case 3: return puts("world");
-    case 4: return shared;
-    case 5: return add(66);
-    case 6: return 11;
-    }
-    return 0;
-}
-APART int choose(int x)
-{
-    switch (x) {
-    case 10: return say(1);
-    case 11: return add(2);
-    case 12: return square(3);
-    case 13: return 10;
-    case 14: return add(4);
-    case 15: return 12;
-    }
-    return 1;
-}
-APART double half(double x) { return x * 0.5; }
-static const struct op ops[] = {{add, "add"}, {square, "square"}};
-APART int apply(int i, int x) { return ops[i].run(x) + (ops[i].name[0] == 'a'); }
-APART int (*callback(void))(int) { return add; }
-APART int wide(void) { return L"wide text"[count & 7]; }
-"""
 EDITS = {
     "comment": ("int add(int x)", "int /* edited */ add(int x)", set[str]()),
     "constant": ("return 11;", "return 1100;", {"pick"}),

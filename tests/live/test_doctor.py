@@ -41,14 +41,6 @@ def test_a_static_program_is_refused_with_the_remedy() -> None:
         )
 
 
-def test_a_sanitizer_program_is_named() -> None:
-    path = compile_text(WAITS, "sanitized", "-fsanitize=address")
-    with running([path]) as child:
-        hear(child)
-        subjects = {f.subject: f.text for f in examine(child.pid)}
-        assert "AddressSanitizer" in subjects["sanitizer"]
-
-
 @pytest.mark.parametrize(("machine", "word", "name"), [(183, 2, "AArch64"), (3, 1, "i386")])
 def test_another_architecture_is_named(
     tmp_path: Path, machine: int, word: int, name: str

@@ -1,5 +1,6 @@
 """What gdb finds of reloaded code: names of addresses, frames, and places for breakpoints."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_an_address_in_new_code_has_its_functions_name(program: Program) -> None
         at = address(session, "inner")
         said = gdb(pid_of(program.process), f"info symbol {at + 1:#x}")
         assert "inner + 1 in section .text of" in said
+        assert program.ask(1) == 18
+
+
+def test_a_program_without_memory_for_names_is_reloaded_and_the_report_says_it(
+    program: Program,
+) -> None:
+    with attached(program) as session:
+        objects = program.compile(parts=PARTS % 5)
+        pid = pid_of(program.process)
+        _, most = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (1 << 20, most))  # less than it has
+        outcome = reload(session, *objects)
+        assert outcome.state == "live"
+        (note,) = (note for note in outcome.notes if "debuggers" in note)
+        assert note.startswith("debuggers do not know the new functions: process")
+        assert "Cannot allocate memory" in note
         assert program.ask(1) == 18
 
 

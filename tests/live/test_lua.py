@@ -187,7 +187,7 @@ SHORT = "  Node *n = hashstr(t, key);"
 def test_a_busy_script_is_reloaded_under_way(pie: Lua, way: str) -> None:
     with running(pie, way) as session:
         watcher = Watcher(pie)
-        pie.tell("spin()")
+        pie.say("spin()")
         assert pie.line() == "spinning"
         for number in range(1, 4):  # what the loop runs all the time
             pie.edit(

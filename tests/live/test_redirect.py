@@ -1,6 +1,6 @@
 """Entry jumps in real running programs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,78 +15,16 @@ from reloader.live.patching import (
     undo_redirects,
 )
 from reloader.live.redirect import Places, Way, plan_redirects
-from tests.support.redirect import Child, compiled, rows_of
+from tests.support.redirect import rows_of
+from tests.support.redirected import BUSY, ONE_THREAD, Start, starting
 
 pytestmark = pytest.mark.live
-
-Start = Callable[..., Child]
-
-BUSY = """
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-atomic_long calls[3];
-atomic_int leave;
-__attribute__((noipa)) int old_one(int n) { calls[0]++; return n + 1; }
-__attribute__((noipa)) int new_one(int n) { calls[1]++; return n + 2; }
-__attribute__((noipa)) void *loop(void *unused)
-{
-    while (!leave) {
-        int got = old_one(5);
-        if (got != 6 && got != 7) calls[2]++;
-    }
-    return unused;
-}
-int main(void)
-{
-    pthread_t threads[8];
-    char line[80];
-    for (int i = 0; i < 8; i++) pthread_create(&threads[i], 0, loop, 0);
-    puts("ready");
-    fflush(stdout);
-    while (fgets(line, sizeof line, stdin)) {
-        printf("%d %ld %ld\\n", old_one(5), calls[1] > 0, calls[2]);
-        fflush(stdout);
-    }
-    leave = 1;
-    for (int i = 0; i < 8; i++) pthread_join(threads[i], 0);
-    return calls[2] != 0;
-}
-"""
-
-ONE_THREAD = """
-#include <stdio.h>
-int value;
-%s
-int main(void)
-{
-    char line[80];
-    puts("ready");
-    fflush(stdout);
-    while (fgets(line, sizeof line, stdin)) {
-        int n;
-        sscanf(line, "%%d", &n);
-        printf("%%d\\n", old_one(n));
-        fflush(stdout);
-    }
-    return 0;
-}
-"""
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    children: list[Child] = []
-
-    def run(source: str, *flags: str) -> Child:
-        child = Child(compiled(tmp_path, source, *flags))
-        children.append(child)
-        assert child.line() == "ready"
-        return child
-
-    yield run
-    for child in children:
-        assert child.end() == 0
+    with starting(tmp_path) as run:
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -289,9 +227,3 @@ def test_a_cold_piece_is_never_redirected(start: Start) -> None:
         child.functions({"old_one.cold": "main", "old_one": "main"}), child.read
     )
     assert plan.addr.tolist() == [child.address("old_one")]
-
-
-SIMPLE = ONE_THREAD % (
-    "__attribute__((noipa)) int old_one(int n) { value++; return n + 1; }\n"
-    "__attribute__((noipa)) int new_one(int n) { value++; return n + 2; }"
-)

@@ -19,7 +19,7 @@ from reloader.hosts.caml.generics import (
 )
 from reloader.hosts.caml.script import Script
 from reloader.hosts.caml.unit_object import place_of, read_unit
-from reloader.link.layout import image
+from reloader.link.layout import image, one_by_one
 from reloader.link.pipeline import Setting
 from reloader.linker.alone import Wishes, link_alone
 from reloader.linker.names import Names
@@ -127,7 +127,7 @@ def loaded(live: Live, files: list[ObjectFile]) -> Script:
         source=names,
         arena=arena.span(),
         assign_slots=partial(assign_slots, program=live.program),
-        allocate=allocate,
+        allocate=one_by_one(allocate),
     )
     linked = link_alone(files, setting, names, Wishes())
     for item in linked.placed:

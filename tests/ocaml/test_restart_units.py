@@ -99,3 +99,14 @@ def test_unloading_a_unit_returns_to_the_one_that_was_linked(counter: Project) -
     row = counter.save("counter.ml", "(10 * by)", "(100 * by)")
     assert row["outcome"] == "live"
     assert ask("bump 1") == "112"
+
+
+def test_units_of_the_standard_library_that_came_later_come_again(counter: Project) -> None:
+    row = counter.save("counter.ml", '"first"', '(Scanf.sscanf "second" "%s" Fun.id)')
+    assert row["outcome"] == "live", row
+    assert counter.program.ask("name") == "second"
+    assert again(counter) == "ready second"
+    counter.attempts = 1  # the replay
+    row = counter.save("counter.ml", '"%s" Fun.id', '"sec%s" Fun.id')
+    assert row["outcome"] == "live", row
+    assert [counter.program.ask("name"), counter.program.ask("compact")] == ["ond", "compacted"]

@@ -1,18 +1,22 @@
 """The moment at which units are replaced: reached in every way of waiting, without a signal."""
 
+import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from reloader.errors.live import AgentBusyError
 from reloader.errors.ocaml import BusyRuntimeError
+from reloader.hosts.caml import runtime
 from tests.support.caml_runtime import entered, entered_late, version
 from tests.support.ocaml import Build, Compiler, build, compiler_of
 
 pytestmark = pytest.mark.live
 
 FIELDS = (0, 1)  # version, count
-SLOW = 'let () = print_string "slow "; Unix.sleepf 0.05; print_endline "initialiser"\n'
+SLOW = 'let () = print_string "slow "; Unix.sleepf 0.15; print_endline "initialiser"\n'
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,31 @@ def test_a_c_function_that_keeps_the_runtime_is_waited_for_and_given_up(
         assert waits.ask("go") == "version 1 1"  # what was given up never runs
         live.runtime.limit_ms = 10_000
         live.swap(second, FIELDS)
+
+
+def test_a_program_that_was_stopped_does_not_do_what_nobody_waits_for(
+    waits: Build, second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with entered(waits, "read") as live:
+        monkeypatch.setattr(runtime, "_SLACK", 0.0)
+        live.runtime.limit_ms = live.runtime.patience_ms = 50
+        os.kill(live.process.pid, signal.SIGSTOP)
+        with pytest.raises(AgentBusyError):
+            live.swap(second, FIELDS)
+        os.kill(live.process.pid, signal.SIGCONT)
+        assert waits.ask("go") == "version 1 1"
+
+
+def test_a_swap_that_nobody_waits_for_any_more_is_undone(
+    waits: Build, slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with entered(waits, "read") as live:
+        monkeypatch.setattr(runtime, "_SLACK", 0.0)
+        live.runtime.limit_ms, live.runtime.patience_ms = 10, 0
+        with pytest.raises(AgentBusyError):
+            live.swap(slow, FIELDS)
+        assert waits.line() == "slow initialiser"
+        assert waits.ask("go") == "version 1 1"
 
 
 @pytest.mark.parametrize("way", ["busy", "idle"])

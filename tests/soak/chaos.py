@@ -98,6 +98,7 @@ class Chaos:
         """End daemon and program."""
         with suppress(RemoteError, DaemonGoneError, OSError):
             self.daemon().stop()
+        self.daemon().close()
         status = self.program.stop()
         if status:
             self.no(f"the program ended with {status}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from reloader.elf.read import read_object
 from reloader.hosts.caml.runtime import Place, RunResult, Runtime, Script
 from reloader.hosts.caml.unit_object import UnitPlace, place_of, read_unit
-from reloader.link.layout import image
+from reloader.link.layout import image, one_by_one
 from reloader.link.pipeline import Setting
 from reloader.linker.alone import Wishes, link_alone
 from reloader.linker.host import host_program
@@ -70,7 +70,7 @@ class Live:
             source=names,
             arena=arena.span(),
             assign_slots=partial(assign_slots, program=self.program),
-            allocate=allocate,
+            allocate=one_by_one(allocate),
         )
         linked = link_alone([file], setting, names, Wishes())
         for item in linked.placed:

@@ -19,6 +19,7 @@ import numpy as np
 from elftools.elf.elffile import ELFFile
 
 from stubs import layout
+from tests.support.checked_units import Units
 from tests.support.kept import Kept, same_code
 from tests.support.outside import REGIONS, Outside, extents, start_time
 
@@ -50,6 +51,7 @@ class Checker(Outside):
                 self.check_variables()
                 self.check_patches()
                 self.check_unwind()
+                self.check_units()
         finally:
             self.close()
         return self.problems
@@ -288,6 +290,12 @@ class Checker(Outside):
         for hdr in found.values():
             if not self.holder_of(hdr):
                 self.no(f"unwind table at {hdr:#x} is in memory that nobody holds")
+
+    def check_units(self) -> None:
+        """OCaml units are what the books say of them."""
+        found = Units(self)
+        self.checked["units"] = len(found.units)
+        self.problems += found.problems()
 
     def planned_unwind(self, *states: str) -> dict[int, int]:
         """Return start of code -> its unwind table, for held code of some generations.

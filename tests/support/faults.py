@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from reloader.hosts.caml.runtime import RunResult, Runtime
 from reloader.ids import I32, U64, Addr, Generation, Region
 from reloader.live import constructors, patching, switch
 from reloader.live.plan import Plan
@@ -81,8 +82,9 @@ def die() -> None:
 
 def arm(session: Session, moment: str) -> None:
     """Have this process end at a moment: before a step, or one of `INSIDE`."""
-    if moment in INSIDE:
-        INSIDE[moment](session)
+    inside = INSIDE | IN_UNITS
+    if moment in inside:
+        inside[moment](session)
         return
 
     def before(step: str) -> None:
@@ -149,6 +151,38 @@ INSIDE: dict[str, Callable[[Session], None]] = {
     "after_all_slots": after_all_slots,
     "after_first_jump": after_first_jump,
     "after_constructors": after_constructors,
+}
+
+
+def after_units_swapped(_: Session) -> None:
+    """End when OCaml units are swapped in, and no slot of their functions leads to them."""
+    _once_swapped(die)
+
+
+def after_first_led(session: Session) -> None:
+    """End when the slot of one function of an OCaml unit leads to its new version."""
+
+    def write(*_: object) -> None:
+        die()
+
+    _once_swapped(lambda: setattr(type(session.process), "write_data", write))
+
+
+def _once_swapped(act: Callable[[], None]) -> None:
+    """Do something as soon as the agent has swapped units in."""
+    run = Runtime.run
+
+    def run_and_act(*given: Any, **named: Any) -> RunResult:  # noqa: ANN401 - as they come
+        done = run(*given, **named)
+        act()
+        return done
+
+    Runtime.run = run_and_act
+
+
+IN_UNITS: dict[str, Callable[[Session], None]] = {
+    "after_units_swapped": after_units_swapped,
+    "after_first_led": after_first_led,
 }
 
 

@@ -12,7 +12,7 @@ from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.elf.read import read_object
 from reloader.ids import NO_ADDR, NO_ROW, Addr, Generation, Region
 from reloader.link.graph import LinkGraph
-from reloader.link.layout import fresh_blocks
+from reloader.link.layout import fresh_blocks, one_by_one
 from reloader.link.passes.bind_data import bind_data
 from reloader.link.passes.build_tables import WANTS_SLOT
 from reloader.link.passes.match_old import match_old
@@ -110,8 +110,9 @@ def link_setting(
 ) -> Setting:
     """Return a Setting over the fakes."""
     return Setting(
-        ARCH, live, names, arena.span(), arena.assign_slots, arena.allocate, relax=relax
-    )
+        ARCH, live, names, arena.span(), arena.assign_slots, one_by_one(arena.allocate),
+        relax=relax,
+    )  # fmt: skip
 
 
 def link_first(

@@ -27,10 +27,10 @@ def compile_program(name: str, *flags: str) -> Path:
     return compile_text((PROGRAMS / f"{name}.c").read_text(), name, *flags)
 
 
-def compile_text(text: str, name: str = "program", *flags: str) -> Path:
+def compile_text(text: str, name: str = "program", *flags: str, cc: str = "gcc") -> Path:
     """Return the executable of a C text."""
     every = ("-O2", "-Wall", "-Wextra", "-Werror", "-pthread", *flags)
-    key = hashlib.blake2b(repr((text, every)).encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(repr((cc, text, every)).encode(), digest_size=8).hexdigest()
     target = _folder() / f"{name}-{key}"
     if not target.exists():
         suffix = "cc" if "-lstdc++" in flags else "c"
@@ -38,7 +38,7 @@ def compile_text(text: str, name: str = "program", *flags: str) -> Path:
         source.write_text(text)
         unfinished = target.with_suffix(f".{os.getpid()}")
         # libraries stand behind the source that wants them
-        command = ["/usr/bin/gcc", *every[:5], "-o", str(unfinished), *flags, str(source)]
+        command = [f"/usr/bin/{cc}", *every[:5], "-o", str(unfinished), *flags, str(source)]
         command += [flag for flag in flags if flag.startswith("-l")]
         subprocess.run(command, check=True)
         unfinished.rename(target)

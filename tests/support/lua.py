@@ -19,6 +19,7 @@ from reloader.session.outcome import Outcome
 from reloader.session.session import Session
 from state.store import Store
 from tests.support.programs import build_lua
+from tests.support.talk import Talking
 
 PATIENT: Final = RetirePolicy(max_stop_ms=5000)  # a loaded machine must not decide a test
 
@@ -72,7 +73,7 @@ end
 """
 
 
-class Lua:
+class Lua(Talking):
     """A private copy of a built tree, and at most one process of its interpreter."""
 
     def __init__(self, folder: Path, variant: str = "pie") -> None:
@@ -80,7 +81,6 @@ class Lua:
         shutil.copytree(built.folder.parent, folder / "lua5.4", symlinks=True)
         self.folder = folder
         self.source = folder / "lua5.4" / "src"
-        self.process: subprocess.Popen[str] | None = None
         self.cflags = {
             "pie": "",
             "nopie": "-fno-pie",
@@ -133,38 +133,10 @@ class Lua:
         """Return what starts the interpreter."""
         return [str(self.source / "lua"), str(self.folder / "loop.lua")]
 
-    def tell(self, line: str) -> None:
-        """Send a line."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def line(self) -> str:
-        """Return what it prints next."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
     def ask(self, expression: str) -> str:
         """Return the values of an expression, with tabs between."""
-        self.tell(expression)
+        self.say(expression)
         return self.line()
-
-    def stop(self) -> int:
-        """End the process by closing its input; return its exit status."""
-        if self.process is None:
-            return 0
-        process, self.process = self.process, None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            return process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 def reload(session: Session, objects: list[Path]) -> Outcome:

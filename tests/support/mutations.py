@@ -11,7 +11,8 @@ from typing import Final
 from reloader.elf.sources import source_line
 from reloader.errors.base import ReloaderError
 from reloader.live.linking import link_transaction
-from reloader.session.session import Session, read_file
+from reloader.session.checking import read_file
+from reloader.session.session import Session
 from tests.support.mutation_world import TYPES, Fields, World
 from tests.support.road import MAIN, Program, attached
 

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+from tests.support.talk import Talking
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "programs" / "ocaml"
 VERSIONS = ("4.13", "5.3")
@@ -98,7 +100,7 @@ def compiler_of(family: str) -> Compiler:
 
 
 @dataclass
-class Build:
+class Build(Talking):
     """Sources, objects and an executable in a folder, and at most one process of it.
 
     As a context it ends the process with the block.
@@ -194,18 +196,9 @@ class Build:
         assert self.greeting.startswith(("ready", "listening")), self.greeting
         return self.process.pid
 
-    def line(self) -> str:
-        """Read one line of the program."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
     def ask(self, text: str) -> str:
         """Send a line, return the answer."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(text + "\n")
-        self.process.stdin.flush()
+        self.say(text)
         return self.line()
 
     def end(self) -> int:
@@ -213,23 +206,6 @@ class Build:
         if self.process is not None:
             self.process.terminate()
         return self.stop()
-
-    def stop(self) -> int:
-        """End the process by closing its input; return its exit status."""
-        if self.process is None:
-            return 0
-        process, self.process = self.process, None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            return process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            if process.stderr is not None:
-                process.stderr.close()
 
     def _packages(self) -> list[str]:
         if not self.packages:

@@ -131,13 +131,13 @@ def project_of(
 
 
 @contextmanager
-def session_of(program: Build, ocaml: str = "") -> Generator[Session]:
+def session_of(program: Build, ocaml: str = "", watch: str = "*.o") -> Generator[Session]:
     """Attach to a running program, with the settings of its compiler and some more."""
     assert program.process is not None
     command = " ".join(program.compiler.command)
     (program.folder / "reloader.toml").write_text(f'[ocaml]\ncompiler = "{command}"\n{ocaml}')
     session = Session.attach(
-        program.process.pid, root=program.folder, watch=[str(program.folder / "*.o")]
+        program.process.pid, root=program.folder, watch=[str(program.folder / watch)]
     )
     try:
         yield session

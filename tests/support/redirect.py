@@ -65,6 +65,9 @@ class Notes:
     def allocate(self, region: int, size: int) -> Allocation:
         raise AssertionError((region, size))
 
+    def allocate_all(self, wanted: Sequence[tuple[int, int]]) -> list[Allocation]:
+        return [self.allocate(*each) for each in wanted]
+
     def free(self, allocation: Allocation) -> None:
         self.freed.append(allocation)
 

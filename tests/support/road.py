@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reloader.session.outcome import Outcome
 from reloader.session.session import Session
+from tests.support.talk import Talking
 
 MAIN = """
 #include <stdio.h>
@@ -26,9 +27,15 @@ int main(void)
     return 0;
 }
 """
+# its answer tells which version ran, and how often it was called
+PARTS = """
+static int count;
+__attribute__((noipa)) int first(int n) { return n + %d; }
+int answer(int n) { count++; return first(n) * 100 + count; }
+"""
 
 
-class Program:
+class Program(Talking):
     """Sources, objects and an executable in a folder, and at most one process of it."""
 
     def __init__(
@@ -42,7 +49,6 @@ class Program:
         self.flags = list(flags)
         self.link_flags = list(link_flags)
         self.cc = cc
-        self.process: subprocess.Popen[str] | None = None
         self.executable = folder / "program"
 
     def compile(self, **texts: str) -> list[Path]:
@@ -76,33 +82,21 @@ class Program:
         assert self.line() == "ready"
         return self.process.pid
 
-    def line(self) -> str:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
     def ask(self, number: int = 0) -> int:
         """Send a number, return the answer."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
+        self.say(str(number))
         return int(self.line())
 
-    def stop(self) -> int:
-        """End the process by closing its input; return its exit status."""
-        if self.process is None:
-            return 0
-        process, self.process = self.process, None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            return process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+
+@contextmanager
+def counting(folder: Path) -> Generator[Program]:
+    """Build and start a program of `PARTS`; it has to end well with the block."""
+    program = Program(folder, ["-O2", "-falign-functions=16"])
+    program.compile(main=MAIN, parts=PARTS % 1)
+    program.link()
+    program.start()
+    yield program
+    assert program.stop() == 0
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reloader.watching.finished import FinishedFile
 from reloader.watching.globs import parse_pattern
-from reloader.watching.settle import FinishedFile
 from reloader.watching.trust import Trust
 from reloader.watching.watch import Mode, Watcher
 

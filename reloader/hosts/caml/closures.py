@@ -15,7 +15,6 @@ Read = Callable[[Addr, int], U8]  # bytes of the target
 WORD: Final = 8
 CLOSURE, INFIX = 247, 249  # tags
 _SIZE_SHIFT: Final = 10
-_MODULE_TAG: Final = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,25 +5,27 @@ loaded versions lead to the stub from the start: the word that holds their code 
 once their unit is initialised. So whoever captured one, of whatever version, runs the newest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from reloader.errors.redirect import CodeChangedError, PcInPatchError
+from reloader.errors.live import TargetGoneError
 from reloader.hosts.caml.changed_types import Meanings
 from reloader.hosts.caml.closures import Closure, closure_at, value_at
 from reloader.hosts.caml.transaction import Change
 from reloader.hosts.caml.units import Slot
-from reloader.ids import NO_ROW, Addr, SlotId
+from reloader.ids import NO_ROW, Addr, Bool, SlotId
 from reloader.live.host import HostPlan
 from reloader.live.patching import apply_redirects
 from reloader.live.program import Key, Program
-from reloader.live.redirect import survey
+from reloader.live.redirect import RedirectPlan, pack, survey
 from reloader.live.surroundings import surroundings
 from reloader.live.switch import in_code
-from stubs.table import SlotKey
+from reloader.live.target import Target
+from stubs.table import SlotKey, SlotTableFullError
 
 WORD: Final = 8
 
@@ -46,10 +48,37 @@ def slot_key(key: Key, slot: Slot, arity: int, meaning: int) -> SlotKey:
     return SlotKey(*key, f"{slot.path}/{arity} {meaning:08x}".encode())
 
 
+def require_room(program: Program, changes: Sequence[Change], meanings: Meanings) -> None:
+    """Require slots for all functions that new versions may have.
+
+    Raises:
+        SlotTableFullError: There are too few.
+    """
+    table, more = program.table, 0
+    free = table.capacity - len(table)
+    if sum(len(change.functions) for change in changes) <= free:
+        return
+    for change in changes:
+        known = {without_arity(name) for name in table.rows.get(change.file.key, {})}
+        keys = [
+            slot_key(change.file.key, slot, 0, meanings.of(slot))
+            for _, slot in change.functions
+        ]
+        more += len({without_arity(key.name) for key in keys} - known)
+    if more > free:
+        raise SlotTableFullError(len(table) + more, table.capacity)
+
+
+def without_arity(name: bytes) -> tuple[bytes, bytes]:
+    """Return what a slot's name says that is known before a unit is initialised."""
+    path, _, rest = name.rpartition(b"/")
+    return path, rest.rpartition(b" ")[2]
+
+
 def take_original_slots(
     program: Program, changes: Sequence[Change], meanings: Meanings
-) -> list[int]:
-    """Give a slot to each function whose code is still the executable's; return new slots."""
+) -> None:
+    """Give a slot to each function whose code is still the executable's."""
     fresh: dict[SlotKey, int] = {}
     read = program.target.read
     for change in changes:
@@ -60,37 +89,61 @@ def take_original_slots(
             found = closure_at(read, value_at(read, unit.block, slot.chain))
             if found and in_code(program.image, np.array([found.code], np.uint64))[0]:
                 fresh[slot_key(unit.key, slot, found.arity, meanings.of(slot))] = found.code
-    keys = [key for key in fresh if key not in program.table.rows]
     first = len(program.table)
-    slots = program.table.take(keys, [fresh[key] for key in keys])
+    program.table.take(list(fresh), list(fresh.values()))
+    write_new_stubs(program, first)
+
+
+def without_jump(program: Program, keys: Iterable[Key]) -> list[int]:
+    """Return the slots of units' original functions from which no jump leads to them yet.
+
+    It may be that one could not be written when its unit was reloaded.
+    """
+    table = program.table
+    return [
+        slot
+        for key in keys
+        for slot in table.rows.get(key, {}).values()
+        if table.original[slot] and slot not in program.redirects
+    ]
+
+
+def take_slots(program: Program, key: Key, values: Sequence[Value]) -> list[int]:
+    """Return the slot of each closed function of a unit's version that is live."""
+    first = len(program.table)
+    keys = [slot_key(key, row.slot, row.closure.arity, row.meaning) for row in values]
+    slots = program.table.take(keys, [0] * len(keys))
     write_new_stubs(program, first)
     return slots.tolist()
 
 
-def lead(program: Program, key: Key, values: Sequence[Value]) -> set[int]:
+def lead(program: Program, slots: Sequence[int], values: Sequence[Value]) -> None:
     """Let the slots of functions lead to a new version, and its function values to the slots.
 
-    So who captures a value now reaches the versions after it too.
+    So who captures a value now reaches the versions after it too. May be repeated.
 
     Args:
         program: The process; the version is live.
-        key: The unit's object.
-        values: Its closed functions.
-
-    Returns:
-        The slots of these functions.
+        slots: Of these functions.
+        values: The closed functions of a unit.
     """
-    target, first = program.target, len(program.table)
-    keys = [slot_key(key, row.slot, row.closure.arity, row.meaning) for row in values]
-    slots = program.table.take(keys, [0] * len(keys))
-    write_new_stubs(program, first)
-    for slot, value in zip(slots.tolist(), values, strict=True):
-        stub = int(target.arena.stub_addr(SlotId(slot)))
-        if value.closure.code == stub:
-            continue  # an earlier daemon has come as far as this
-        target.arena.slots[slot] = np.uint64(value.closure.code)
-        target.write_data(Addr(value.closure.pointer), stub.to_bytes(WORD, "little"))
-    return set(slots.tolist())
+    arena, words = program.target.arena, list[tuple[int, int]]()
+    for slot, value in zip(slots, values, strict=True):
+        stub = int(arena.stub_addr(SlotId(slot)))
+        if value.closure.code != stub:  # else an earlier daemon has come as far as this
+            arena.slots[slot] = np.uint64(value.closure.code)
+            words.append((value.closure.pointer, stub))
+    write_words(program.target, words)
+
+
+def write_words(target: Target, words: Sequence[tuple[int, int]]) -> None:
+    """Write words of units' data; a child that was forked since they are live has a copy."""
+    for addr, word in words:
+        target.write_data(Addr(addr), word.to_bytes(WORD, "little"))
+    for child in target.members()[1:] if words else ():
+        with suppress(TargetGoneError):
+            for addr, word in words:
+                child.write_data(Addr(addr), word.to_bytes(WORD, "little"))
 
 
 def write_new_stubs(program: Program, first: int) -> None:
@@ -121,18 +174,36 @@ def jump(program: Program, plan: HostPlan) -> None:
     """Write the entry jumps of a transaction that is live; its slots lead to new code.
 
     A function without a closed version now has nowhere to jump to but itself.
+
+    Raises:
+        ReloaderError: They cannot be written now.
     """
     if plan.redirects is None:
         return
     slots, original = program.target.arena.slots, program.table.original
     moved = [slot != NO_ROW and int(slots[slot]) != original[slot] for slot in plan.redirected]
-    plan.redirects = plan.redirects.only(np.array(moved, np.bool_))
-    if not len(plan.redirects):
+    planned = keep_jumps(plan, np.array(moved, np.bool_))
+    if not len(planned):
         return
-    try:
-        result = apply_redirects(plan.redirects, program.target)
-    except (CodeChangedError, PcInPatchError) as error:
-        plan.redirects = plan.redirects.only(np.zeros(len(moved), np.bool_))
-        plan.notes.append(f"whoever captured its functions goes on with the old code: {error}")
-    else:
-        plan.stop_us += result.stop_us + result.lost_us
+    result = apply_redirects(planned, program.target)
+    plan.stop_us += result.stop_us + result.lost_us
+
+
+def drop_jumps(plan: HostPlan) -> None:
+    """Take note that no jump was written."""
+    if plan.redirects is not None:
+        keep_jumps(plan, np.zeros(len(plan.redirected), np.bool_))
+
+
+def keep_jumps(plan: HostPlan, kept: Bool) -> RedirectPlan:
+    """Drop the other jumps of a plan: the next reload of their unit tries again.
+
+    A function that can have none stays in `redirected`, so that nobody tries again.
+    """
+    planned = plan.redirects or pack([], [])
+    dropped = set(planned.function[~kept[planned.function]].tolist())
+    plan.redirected = [
+        NO_ROW if row in dropped else slot for row, slot in enumerate(plan.redirected)
+    ]
+    plan.redirects = planned.only(kept)
+    return plan.redirects

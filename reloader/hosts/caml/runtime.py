@@ -20,6 +20,7 @@ from reloader.hosts.caml.script import Place, Script
 from reloader.ids import U8, U64, Region
 from reloader.live.channel import FAILED
 from reloader.live.process import Process
+from reloader.live.target import Allocation
 from stubs import layout
 
 __all__ = ["Pair", "Place", "Retired", "RunResult", "Runtime", "Script"]
@@ -35,7 +36,7 @@ INSIDE: Final = 1  # of a blocking section
 RETIRED: Final = 0
 HOLDERS: Final = (
     "nothing", "a block of the heap", "a module", "a stack", "a backtrace", "a root of C code",
-    "unknown to the runtime", "a heap too large for the time given",
+    "unknown to the runtime", "a heap too large for the time given", "code of an old unit",
 )  # fmt: skip
 UNKNOWN: Final = 6  # the runtime has never known it, or has forgotten it
 
@@ -87,7 +88,7 @@ class Runtime:
     mode: int  # 4 or 6, one more where systhreads is in use
     limit_ms: int = LIMIT_MS
     patience_ms: int = PATIENCE_MS
-    _token: int = field(default=0)
+    _lent: list[Allocation] = field(default_factory=list[Allocation])  # to scripts
 
     @classmethod
     def attach(cls, process: Process, find: Find | None = None) -> "Runtime":
@@ -132,30 +133,36 @@ class Runtime:
             HookError: A function of the configuration raised; everything was undone.
             PlaceMissingError: A module has not the shape that its unit says.
         """
-        words = script.array()
-        arena = self.process.arena
-        held = None
+        words, place = script.array(), 0
+        count = len(words)
         if words.nbytes > layout.TEXT_SIZE:
-            held = arena.allocate(Region.RODATA, words.nbytes)
-            arena.view(held.addr, words.nbytes).view(np.uint64)[:] = words
-        arguments = (
-            self.limit_ms, len(words), token, held.addr if held else 0, self.patience_ms,
-            globals_needed,
-        )  # fmt: skip
+            words, place = words[:0], self._lend(words)
+        arguments = (self.limit_ms, count, token, place, self.patience_ms, globals_needed)
 
         def answer(result: int, error: int, reply: U8) -> RunResult:
+            self._take_back()
             if result == FAILED:
                 raise AgentCommandError(self.process.pid, "OCaml script", error)
             return self._result(script, result, reply)
 
-        try:
-            return self.process.channel.exchange(
-                layout.OP_OCAML_RUN, arguments, words[:0] if held else words, answer,
-                self.limit_ms / 1e3 + script.calls() * self.patience_ms / 1e3 + _SLACK,
-            )  # fmt: skip
-        finally:
-            if held:
-                arena.free(held)
+        calls_s = script.calls() * self.patience_ms / 1e3
+        timeout = self.limit_ms / 1e3 + calls_s + _SLACK
+        return self.process.channel.exchange(
+            layout.OP_OCAML_RUN, arguments, words, answer, timeout
+        )
+
+    def _lend(self, words: U64) -> int:
+        """Put a script into memory of its own; return its address."""
+        arena = self.process.arena
+        place = arena.allocate(Region.RODATA, words.nbytes)
+        self._lent.append(place)
+        arena.view(place.addr, words.nbytes).view(np.uint64)[:] = words
+        return place.addr
+
+    def _take_back(self) -> None:
+        """Free the memory of scripts: the agent has answered, so it reads none any more."""
+        while self._lent:
+            self.process.arena.free(self._lent.pop())
 
     def hold(self, entry: int) -> None:
         """Let a program that waits before its main come as far as a unit's entry.
@@ -171,11 +178,18 @@ class Runtime:
         """Let a program run that was to be held."""
         self.process.channel.checked(layout.OP_OCAML_HOLD, 0, 0)
 
-    def retire(self, code_begins: Sequence[int], *, budget_us: int = 0) -> list[Retired]:
+    def retire(
+        self,
+        code_begins: Sequence[int],
+        uses: Sequence[tuple[int, int]] = (),
+        *,
+        budget_us: int = 0,
+    ) -> list[Retired]:
         """Let the runtime forget units that nothing reaches, as far as it can know.
 
         Args:
             code_begins: Where the code of each begins.
+            uses: Rows of two of them: code of the first goes to the second.
             budget_us: How long the program may stand still while its heap is marked; 0: as
                 long as it takes, some 50 ns for each block of the heap.
 
@@ -192,8 +206,10 @@ class Runtime:
             return [Retired(*row) for row in rows]
 
         limit_ms = min(self.limit_ms, RETIRE_MS)
-        words = np.array(code_begins, np.uint64)
-        arguments = (limit_ms, len(words), budget_us)
+        many = 8 * (len(code_begins) + 2 * len(uses)) > layout.TEXT_SIZE
+        rows = [] if many else [row for pair in uses for row in pair]
+        words = np.array([*code_begins, *rows], np.uint64)
+        arguments = (limit_ms, len(code_begins), budget_us, len(rows) // 2, int(many))
         timeout = limit_ms / 1e3 + _SLACK
         return self.process.channel.exchange(
             layout.OP_OCAML_RETIRE, arguments, words, answer, timeout

@@ -16,11 +16,12 @@ from reloader.hosts.caml.units import FUNCTION, Slot, UnitInfo
 def needs_block(before: UnitInfo, after: UnitInfo, changed: Names) -> bool:
     """Return whether a unit exports what no block that others know can hold.
 
-    Units that are compiled against it get its new block; those before go on with theirs.
+    Units that are compiled against it get its new block; those before go on with theirs. An
+    interface's checksum says nothing here: it covers source locations too.
     """
-    if before.interface_crc != after.interface_crc:
-        return True
     old, new = before.exported(), after.exported()
+    if [(slot.path, slot.chain) for slot in old] != [(slot.path, slot.chain) for slot in new]:
+        return True
     return not all(continues(a, b, changed) for a, b in zip(old, new, strict=True))
 
 

@@ -17,9 +17,11 @@ from reloader.hosts.caml.generics import generic_archive, generic_unit, is_gener
 from reloader.hosts.caml.globals_map import ProgramUnit, read_program_units
 from reloader.hosts.caml.inspector import Inspector
 from reloader.hosts.caml.settings import OcamlConfig
+from reloader.hosts.caml.standard import standard_libraries
 from reloader.hosts.caml.state import Policy, Sizes, StatePlan, plan_state
-from reloader.hosts.caml.units import UnitInfo
+from reloader.hosts.caml.units import UnitInfo, shown_unit
 from reloader.hosts.caml.written import begin_reading, read_when_written
+from reloader.live.host import Library
 
 
 class World:
@@ -96,18 +98,31 @@ class World:
         self._coming = {info.name: info for info in infos}
         return infos
 
+    def missing(self, infos: Sequence[UnitInfo]) -> list[tuple[str, list[str]]]:
+        """Return units, each with what it uses that is neither in the program nor coming."""
+        here = {*self.linked, *self.live, *(info.name for info in infos)}
+        used = {
+            info.shown: sorted(
+                shown_unit(name)
+                for name, crc in info.imports.items()
+                if crc is not None and name not in here
+            )
+            for info in infos
+        }
+        return [(user, names) for user, names in used.items() if names]
+
     def meanings(self, *, coming: bool = False) -> Meanings:
         """Return what types mean now, or once the transaction at hand is live."""
         units = {**self.live, **self._coming} if coming else self.live
         return Meanings(units.values())
 
-    def library(self) -> Path:
-        """Return the archive of functions that the compiler makes at link time.
+    def libraries(self) -> list[Library]:
+        """Return the archives of what the compiler makes or brings along.
 
         Raises:
-            ReloaderError: It could not be made.
+            ReloaderError: That of generic functions could not be made.
         """
-        return generic_archive(self.compiler)
+        return [Library(generic_archive(self.compiler)), *standard_libraries(self.compiler)]
 
     def position(self, info: UnitInfo) -> int:
         """Return how many units the program initialises up to this one, 0: not its own."""

@@ -30,7 +30,7 @@ def read_when_written(inspector: Inspector, path: Path, member: str) -> UnitInfo
         ReloaderError: Files are missing or damaged, and not because they are being written.
     """
     while True:
-        young = time.time() < path.stat().st_mtime + PATIENCE_S
+        young = time.time_ns() < written_ns(path) + PATIENCE_S * 1e9
         files = find_unit_files(path, member)
         if not (young and is_behind(files)):
             try:
@@ -58,4 +58,12 @@ def is_behind(files: UnitFiles) -> bool:
         return False
     if files.optimised is None:
         return True
-    return files.optimised.stat().st_mtime_ns < files.typed.stat().st_mtime_ns
+    return written_ns(files.optimised) < written_ns(files.typed)
+
+
+def written_ns(path: Path) -> int:
+    """Return when a file was written, 0 if it is gone: then nobody is writing it."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

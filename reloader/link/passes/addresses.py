@@ -29,14 +29,14 @@ def same_addresses(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bo
     absolute = symbols.origin[symbol] == Origin.ABSOLUTE
     addr = np.where(absolute, symbols.offset[symbol].astype(np.int64), addr)
     bound = absolute | ((symbols.origin[symbol] == Origin.BOUND) & (addr != NO_ADDR))
-    if not bool(bound.any()):
+    rows = bound.nonzero()[0]
+    if not len(rows):
         return bound
-    rows = np.flatnonzero(bound)
     before = old_targets(match, pairs.old[rows])
     hit = (before != UNKNOWN) & (before == (addr[rows] + addend[rows])[:, None])
     equal = hit.all(axis=1)
     # where instruction ends disagree, the very same words in both files mean the same variable
-    doubtful = np.flatnonzero(hit.any(axis=1) & ~equal)
+    doubtful = (hit.any(axis=1) & ~equal).nonzero()[0]
     if len(doubtful) and same_layout(match):
         equal[doubtful] = same_words(match, pairs.take(rows[doubtful]))
     result = np.zeros(len(symbol), np.bool_)
@@ -67,7 +67,7 @@ def layout_of(version: Version) -> list[tuple[bytes, bytes, int, int]]:
     file = version.file
     home = file.symbol_sections
     writable = (home >= 0) & ((version.flags[np.maximum(home, 0)] & SHF_WRITE) != 0)
-    rows = np.flatnonzero(writable & (file.types() != STT_SECTION))
+    rows = (writable & (file.types() != STT_SECTION)).nonzero()[0]
     values: list[int] = file.symbols["st_value"][rows].tolist()
     sizes: list[int] = file.symbols["st_size"][rows].tolist()
     names: list[bytes] = [file.symbol_names[row] for row in rows.tolist()]
@@ -82,14 +82,11 @@ def old_targets(match: Matcher, rows: I64) -> I64:
     """
     old, live = match.old, match.live
     symbol, addend = old.symbol[rows], old.addend[rows]
-    section = old.file.symbol_sections[symbol].astype(np.int64)
-    value = old.file.symbols["st_value"][symbol].astype(np.int64)
-    result = np.full(len(rows), UNKNOWN, np.int64)
-    absolute = section == ABSOLUTE
-    result[absolute] = (value + addend)[absolute]
-    base = live.section_addr[np.maximum(section, 0)].astype(np.int64)
+    section, place = old.home[rows], old.place[rows]
+    result = np.where(section == ABSOLUTE, place, UNKNOWN)
+    base = live.section_addr[np.maximum(section, 0)].view(np.int64)
     placed = (section >= 0) & (base != NO_ADDR)
-    result[placed] = (base + value + addend)[placed]
+    result[placed] = (base + place)[placed]
     canonical = live.symbol_addr[symbol].astype(np.int64)
     kind = old.file.types()[symbol]
     # a thread-local variable's address is its offset from the thread pointer
@@ -97,7 +94,7 @@ def old_targets(match: Matcher, rows: I64) -> I64:
     result[known] = (canonical + addend)[known]
     columns = np.repeat(result[:, None], len(FIELD_END), axis=1)
     # of a section whose variables were split up, `section_addr` is that of its new ones only
-    kept = np.flatnonzero(in_sections(section, live.data.section))
+    kept = in_sections(section, live.data.section).nonzero()[0]
     if len(kept):
         columns[kept] = kept_targets(match, rows[kept])
     return columns
@@ -118,16 +115,14 @@ def kept_targets(match: Matcher, rows: I64) -> I64:
     possible end of the instruction would make of it.
     """
     old = match.old
-    symbol, addend = old.symbol[rows], old.addend[rows]
-    section = old.file.symbol_sections[symbol].astype(np.int64)
-    value = old.file.symbols["st_value"][symbol].astype(np.int64)
+    symbol, addend, section = old.symbol[rows], old.addend[rows], old.home[rows]
     # DataMap keeps a COMMON symbol under the symbol's index
-    value = np.where(section == COMMON, symbol, value)
+    value = np.where(section == COMMON, symbol, old.place[rows] - addend)
+    single = single_moves(match.live, section)
+    if not np.count_nonzero(single == UNKNOWN):
+        return np.repeat((single + value + addend)[:, None], len(FIELD_END), axis=1)
     named = (old.file.types()[symbol] != STT_SECTION) | (section == COMMON)
     pc = match.fields.pc[old.number[rows]]
-    single = single_moves(match.live, section)
-    if bool((single != UNKNOWN).all()):
-        return np.repeat((single + value + addend)[:, None], len(FIELD_END), axis=1)
     columns: list[I64] = []
     for end in FIELD_END:
         at = np.where(named, value, value + addend + end * pc)
@@ -138,13 +133,14 @@ def kept_targets(match: Matcher, rows: I64) -> I64:
 
 def single_moves(live: LiveObject, section: I64) -> I64:
     """Return address minus offset for sections that live in one piece, else UNKNOWN."""
-    first = np.searchsorted(live.data.section, section)
-    last = np.searchsorted(live.data.section, section, side="right")
-    alone = (last - first == 1) & (section >= 0)
-    row = np.minimum(first, max(len(live.data.section) - 1, 0))
-    if not len(live.data.section):
+    data = live.data
+    if not len(data.section):
         return np.full(len(section), UNKNOWN, np.int64)
-    move = live.data.addr[row].astype(np.int64) - live.data.offset[row].astype(np.int64)
+    first = data.section.searchsorted(section)
+    alone = data.section.searchsorted(section, side="right") - first == 1
+    alone &= section >= 0
+    row = np.minimum(first, len(data.section) - 1)
+    move = (data.addr - data.offset).view(np.int64)[row]
     return np.where(alone, move, UNKNOWN)
 
 
@@ -156,7 +152,7 @@ def displacement(live: LiveObject, section: I64, offset: I64) -> I64:
     start = data.offset.astype(np.int64)
     # section is COMMON (-3) for rows of COMMON symbols; their index is the whole offset
     key = key_of(data.section.astype(np.int64), start)
-    row = np.maximum(np.searchsorted(key, key_of(section, offset), side="right") - 1, 0)
+    row = np.maximum(key.searchsorted(key_of(section, offset), side="right") - 1, 0)
     inside = (data.section[row] == section) & (offset >= start[row])
     inside &= offset < start[row] + data.size[row].astype(np.int64)
     inside |= (section == COMMON) & (data.section[row] == COMMON) & (start[row] == offset)

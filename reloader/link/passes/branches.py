@@ -66,7 +66,7 @@ def find_branches(
     users: dict[int, list[I64]] = {4: [np.zeros(0, np.int64)], 1: [np.zeros(0, np.int64)]}
     uses: dict[int, list[I64]] = {4: [np.zeros(0, np.int64)], 1: [np.zeros(0, np.int64)]}
     for section in np.unique(units.new_section[look]).tolist():
-        mine = np.flatnonzero(units.new_section == section)
+        mine = (units.new_section == section).nonzero()[0]
         if len(mine) < 2:
             continue
         start, size = int(match.new.start[section]), int(match.new.size[section])
@@ -76,7 +76,7 @@ def find_branches(
         doubtful = np.zeros(len(raw), np.bool_)
         for at, target, width in candidates(code, entries):
             user = functions.holding(np.full(len(at), section), at)
-            rows = np.flatnonzero((user >= 0) & (user != target))
+            rows = ((user >= 0) & (user != target)).nonzero()[0]
             rows = rows[functions.same[user[rows]]]
             user, used, at_rows = user[rows], target[rows], at[rows]
             stays = functions.known[used] & leads_alike(
@@ -183,7 +183,7 @@ def candidates(code: U8, entries: I32) -> list[tuple[I64, I64, int]]:
 
 def leading(at: I64, to: I64, entries: I32) -> tuple[I64, I64]:
     """Return the positions that lead to an entry, and the entry."""
-    rows = np.flatnonzero((to >= 0) & (to < len(entries)))
+    rows = ((to >= 0) & (to < len(entries))).nonzero()[0]
     target = entries[to[rows]]
     hit = target >= 0
     return at[rows[hit]], target[hit].astype(np.int64)

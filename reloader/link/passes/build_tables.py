@@ -56,7 +56,7 @@ def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> 
     home = np.where(inside, symbols.block, NO_ROW)
     leaves = edges.block != home[edges.symbol]
     leaves &= live_edges(graph)
-    rows = np.flatnonzero(leaves)
+    rows = leaves.nonzero()[0]
     called = np.zeros(len(symbols.name), np.bool_)
     among = some_edges(edges, rows)
     called[among.symbol[branch_edges(graph, arch, among)]] = True
@@ -83,7 +83,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     wants = one_of(kind_columns(arch).table, (*_ENTRIES, Table.GOT_BASE))[edges.kind]
     if bool(names_got.any()):
         wants |= names_got[edges.symbol]
-    rows = np.flatnonzero(wants)
+    rows = wants.nonzero()[0]
     rows = rows[live_edges(graph)[rows]] if len(rows) else rows
     if not len(rows):
         return
@@ -96,8 +96,8 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     key = (owner.astype(np.int64) << 33) | (edges.symbol[rows].astype(np.int64) << 1)
     key, entry_of_edge = np.unique(key | thread, return_inverse=True)
     key_owner = (key >> 33).astype(np.int32)
-    first = np.searchsorted(key_owner, objects)
-    count = np.searchsorted(key_owner, objects, side="right") - first
+    first = key_owner.searchsorted(objects)
+    count = key_owner.searchsorted(objects, side="right") - first
     block = append_filled_blocks(
         graph, np.maximum(count, 1) * _ENTRY, object=objects, region=Region.RODATA
     )
@@ -105,7 +105,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     graph.got_symbol = np.full(len(graph.objects), NO_ROW, np.int32)
     graph.got_symbol[objects] = got
     _define_got_names(graph, names_got)
-    at = (np.arange(len(key)) - first[np.searchsorted(objects, key_owner)]) * _ENTRY
+    at = (np.arange(len(key)) - first[objects.searchsorted(key_owner)]) * _ENTRY
     edges.symbol[rows] = graph.got_symbol[owner]
     edges.addend[rows] += at[entry_of_edge.reshape(-1)]
     append_edges(
@@ -122,7 +122,7 @@ def _names_got(graph: LinkGraph) -> Bool:
     """Return (n,) which symbols are an object's undefined `_GLOBAL_OFFSET_TABLE_`."""
     symbols = graph.symbols
     named = np.zeros(len(symbols.name), np.bool_)
-    for row in np.flatnonzero(symbols.origin == Origin.UNDEFINED).tolist():
+    for row in (symbols.origin == Origin.UNDEFINED).nonzero()[0].tolist():
         named[row] = symbols.name[row] == GOT_NAME
     return named
 
@@ -130,7 +130,7 @@ def _names_got(graph: LinkGraph) -> Bool:
 def _define_got_names(graph: LinkGraph, named: Bool) -> None:
     """Make each object's `_GLOBAL_OFFSET_TABLE_` the start of its own GOT."""
     symbols = graph.symbols
-    rows: I64 = np.flatnonzero(named)
+    rows: I64 = named.nonzero()[0]
     got: I32 = lookup(graph.got_symbol, symbols.object[rows], NO_ROW)
     rows, got = rows[got != NO_ROW], got[got != NO_ROW]
     symbols.origin[rows] = Origin.BLOCK

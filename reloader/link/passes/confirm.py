@@ -13,11 +13,13 @@ import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.elf.gather import rows_of
-from reloader.ids import I32, I64, Bool, Region
+from reloader.ids import I32, I64, U8, Bool
 from reloader.link.graph import LinkGraph
 
 FIELD: Final = 4  # bytes of a pc-relative field
-_AHEAD: Final = 16  # bytes that are looked at after the last candidate
+_AHEAD: Final = 16  # bytes after a way in which its last instruction may end
+_EDGES_BACK: Final = 8  # relocated fields that are looked at in search of an instruction's end
+_DONE: Final = 255  # in place of a length: nothing from here on matters
 
 
 def confirmed(
@@ -34,11 +36,9 @@ def confirmed(
     """
     if not len(block):
         return np.zeros(0, np.bool_)
-    places = boundaries(graph, arch, function_starts)
     key = (block.astype(np.int64) << 32) | offset
-    around = places[np.searchsorted(places, key, side="right") - 1]
-    first = np.where((around >> 32) == block, around & 0xFFFF_FFFF, 0)
-    way = (block.astype(np.int64) << 32) | first
+    way = borders(graph, arch, function_starts, key)
+    first = way & 0xFFFF_FFFF
     order = np.lexsort((offset, way))
     heads = np.flatnonzero(np.diff(way[order], prepend=-1))
     good = np.zeros(len(block), np.bool_)
@@ -46,21 +46,46 @@ def confirmed(
     return good
 
 
-def boundaries(graph: LinkGraph, arch: Architecture, function_starts: I64) -> I64:
-    """Return sorted places where an instruction surely begins."""
-    edges, kinds = graph.edges, arch.kinds
-    plain = kinds["pc"] & (kinds["width"] == FIELD)
-    rows = np.flatnonzero(plain[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE))
-    field = graph.blocks.content[edges.block[rows]] + edges.offset[rows].astype(np.int64)
-    rows = rows[arch.ends_instruction(graph.content, field)]
-    ends = (edges.block[rows].astype(np.int64) << 32) + edges.offset[rows] + FIELD
-    return np.sort(np.concatenate([function_starts, ends]))
+def borders(graph: LinkGraph, arch: Architecture, function_starts: I64, key: I64) -> I64:
+    """Return a place before each of some others at which an instruction surely begins.
+
+    Args:
+        graph: The code.
+        arch: Knows which relocated fields are the end of an instruction.
+        function_starts: Sorted places where functions begin.
+        key: (c,) places, block << 32 | offset.
+    """
+    edges = graph.edges
+    begin = key & ~0xFFFF_FFFF  # of the block, where no function begins before
+    at = np.searchsorted(function_starts, key, side="right") - 1
+    if len(function_starts):
+        begin = np.maximum(begin, np.where(at >= 0, function_starts[at], 0))
+    places = (edges.block.astype(np.int64) << 32) | edges.offset
+    plain = arch.kinds["pc"] & (arch.kinds["width"] == FIELD)
+    before = np.searchsorted(places, key - FIELD, side="right") - 1
+    rows = np.arange(len(key))
+    for _ in range(_EDGES_BACK):
+        rows = rows[before[rows] >= 0]
+        edge = before[rows]
+        near = places[edge] >= begin[rows]
+        rows, edge = rows[near], edge[near]
+        if not len(rows):
+            break
+        field = graph.blocks.content[edges.block[edge]] + edges.offset[edge].astype(np.int64)
+        ends = plain[edges.kind[edge]] & arch.ends_instruction(graph.content, field)
+        begin[rows[ends]] = places[edge[ends]] + FIELD
+        rows = rows[~ends]
+        before[rows] -= 1
+    return begin
 
 
 def _walk(  # noqa: PLR0913, PLR0917  one argument a column
     graph: LinkGraph, arch: Architecture, block: I32, first: I64, offset: I64, heads: I64
 ) -> Bool:
     """Follow the instructions from each boundary past the candidates after it.
+
+    All ways are laid one behind the other, and each byte gets the place of the instruction
+    after it, so that all are walked at once.
 
     Args:
         graph: The code.
@@ -73,34 +98,44 @@ def _walk(  # noqa: PLR0913, PLR0917  one argument a column
     tails = np.append(heads[1:], len(block))
     size = offset[tails - 1] + FIELD - first[heads]
     begin = graph.blocks.content[block[heads]] + first[heads]
-    span = np.minimum(size + _AHEAD, len(graph.content) - begin)
-    lengths = arch.instruction_lengths(graph.content[rows_of(begin, span)]).tolist()
-    shift = (np.cumsum(span) - span).tolist()
-    good = np.zeros(len(block), np.bool_)
-    ends = offset + FIELD - first
-    rows = zip(
-        heads.tolist(), tails.tolist(), shift, size.tolist(), begin.tolist(), strict=True
-    )
-    for head, tail, start, last, at in rows:
-        wanted = ends[head:tail].tolist()
-        found = _ends(lengths, start, last, set(wanted))
-        if found is None:
-            found = _decoded(graph, arch, at, last)
-        good[head:tail] = [end in found for end in wanted]
+    room = size + _AHEAD
+    start = np.cumsum(room) - room
+    bytes_at = np.minimum(rows_of(begin, room), len(graph.content) - 1)
+    lengths = arch.instruction_lengths(graph.content[bytes_at])
+    lengths[rows_of(start + size, np.full(len(size), _AHEAD))] = _DONE
+    reached = _reached(lengths, start)
+    ends = offset + FIELD - first + np.repeat(start, tails - heads)
+    good = reached[ends]
+    stuck = np.flatnonzero(reached & (lengths == 0))
+    for way in np.unique(np.searchsorted(start, stuck, side="right") - 1).tolist():
+        own = slice(int(heads[way]), int(tails[way]))
+        found = _decoded(graph, arch, int(begin[way]), int(size[way]))
+        good[own] = [end in found for end in (ends[own] - start[way]).tolist()]
     return good
 
 
-def _ends(lengths: list[int], start: int, last: int, wanted: set[int]) -> set[int] | None:
-    """Return which of some distances end an instruction, None where a length is not known."""
-    at, found = 0, set[int]()
-    while at < last:
-        length = lengths[start + at]
-        if not length:
-            return None
-        at += length
-        if at in wanted:
-            found.add(at)
-    return found
+def _reached(lengths: U8, start: I64) -> Bool:
+    """Return which places some instructions begin at, followed from some of them.
+
+    In each round the steps are twice as long as before.
+
+    Args:
+        lengths: Of the instruction at each place, _DONE or 0 where nothing follows.
+        start: Where the ways begin.
+    """
+    last = len(lengths) - 1
+    step = np.arange(len(lengths)) + np.where(lengths == _DONE, 0, lengths)
+    step = np.minimum(step, last)
+    reached = np.zeros(len(lengths), np.bool_)
+    reached[start] = True
+    count = -1
+    while True:
+        rows = np.flatnonzero(reached)
+        if len(rows) == count:
+            return reached
+        count = len(rows)
+        reached[step[rows]] = True
+        step = step.take(step)
 
 
 def _decoded(graph: LinkGraph, arch: Architecture, begin: int, size: int) -> set[int]:

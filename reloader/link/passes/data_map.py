@@ -26,8 +26,10 @@ def next_data_maps(graph: LinkGraph) -> list[DataMap]:
     inside = (home >= 0) | (home == COMMON)
     bound = inside & (symbols.origin[:own] == Origin.BOUND)
     mixed = np.bincount(symbols.object[:own][bound], minlength=count) > 0
+    if bool(mixed.all()):
+        return [next_data_map(graph, row) for row in range(count)]
     tables = _new_sections(graph, home)
-    bounds = np.searchsorted(tables[0], np.arange(count + 1)).tolist()
+    bounds = tables[0].searchsorted(np.arange(count + 1)).tolist()
     return [
         next_data_map(graph, row)
         if mixed[row]
@@ -46,10 +48,10 @@ def _new_sections(graph: LinkGraph, home: I32) -> list[I64]:
     blocks, symbols = graph.blocks, graph.symbols
     placed = blocks.live & (blocks.addr != _UNKNOWN) & (blocks.size > 0)
     placed &= (blocks.region == Region.DATA) & (blocks.object >= 0) & (blocks.section >= 0)
-    rows = np.flatnonzero(placed)
+    rows = placed.nonzero()[0]
     common = home == COMMON
     common &= (symbols.addr[: len(home)] != _UNKNOWN) & (symbols.type[: len(home)] != _STT_TLS)
-    shared = np.flatnonzero(common)
+    shared = common.nonzero()[0]
     columns = [
         np.append(blocks.object[rows], symbols.object[shared]),
         np.append(blocks.section[rows], home[shared]),
@@ -100,7 +102,7 @@ def join_runs(
     if not len(section):
         return []
     new = (np.diff(section) != 0) | (np.diff(shift) != 0) | (section[1:] == COMMON)
-    heads = np.flatnonzero(np.append(True, new))
+    heads = np.append(True, new).nonzero()[0]
     ends = np.maximum.reduceat(end, heads)
     table = np.stack([section[heads], offset[heads], ends - offset[heads], shift[heads]])
     return [(a, b, c, d) for a, b, c, d in table.T.tolist()]
@@ -120,11 +122,11 @@ def whole_sections(graph: LinkGraph, object_row: int) -> list[tuple[int, int, in
     mixed = set(file.symbol_sections[bound & ~is_section].tolist())
     by_symbol = {
         int(file.symbol_sections[row]): int(symbols.addr[first + row])
-        for row in np.flatnonzero(bound & is_section).tolist()
+        for row in (bound & is_section).nonzero()[0].tolist()
     }
     headers: Any = file.sections
     rows: list[tuple[int, int, int, int]] = []
-    for section in np.flatnonzero(in_data_block(graph, object_row)).tolist():
+    for section in in_data_block(graph, object_row).nonzero()[0].tolist():
         block = int(graph.block_of_section[object_row][section])
         addr = by_symbol.get(section, NO_ADDR)
         if addr == NO_ADDR and section not in mixed and blocks.live[block]:

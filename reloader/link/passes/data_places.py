@@ -18,24 +18,24 @@ def users_of(side: Side) -> dict[int, set[bytes]]:
     """Return the functions that refer to each variable of one version, by row."""
     table, variables = side.references, side.variables
     users: dict[int, set[bytes]] = {}
-    for row in np.flatnonzero(table.code).tolist():
+    for row in table.code.nonzero()[0].tolist():
         target, section = side.target(row), int(table.section[row])
         own = (variables.section == section) & (variables.offset <= target)
         name = side.code.function_at(int(table.source[row]), int(table.field[row])).name
-        for variable in np.flatnonzero(own & (target < variables.end())).tolist():
+        for variable in (own & (target < variables.end())).nonzero()[0].tolist():
             users.setdefault(variable, set()).add(name)
     return users
 
 
 def inside_variables(variables: Variables, chosen: Bool, section: I32, offset: I64) -> Bool:
     """Return which places are in one of the chosen variables."""
-    rows = np.flatnonzero(chosen & (variables.section >= 0))
+    rows = (chosen & (variables.section >= 0)).nonzero()[0]
     if not len(rows):
         return np.zeros(len(section), np.bool_)
     start = (variables.section[rows].astype(np.int64) << 40) | variables.offset[rows]
     end = (variables.section[rows].astype(np.int64) << 40) | variables.end()[rows]
     place = (section.astype(np.int64) << 40) | offset
-    at = np.searchsorted(start, place, side="right") - 1
+    at = start.searchsorted(place, side="right") - 1
     reached = np.maximum.accumulate(end)
     return (at >= 0) & (place < reached[np.maximum(at, 0)])
 
@@ -46,7 +46,7 @@ def live_addrs(data: DataMap, section: I32, offset: I64) -> U64:
         return np.full(len(section), NO_ADDR, np.uint64)
     start = data.offset.astype(np.int64)
     key = (data.section.astype(np.int64) << 40) + start
-    row = np.searchsorted(key, (section.astype(np.int64) << 40) + offset, side="right") - 1
+    row = key.searchsorted((section.astype(np.int64) << 40) + offset, side="right") - 1
     row = np.maximum(row, 0)
     distance = offset - start[row]
     inside = (data.section[row] == section) & (distance >= 0)
@@ -58,7 +58,7 @@ def find_edges(graph: LinkGraph, block: I32, offset: I64) -> I64:
     """Return the edges whose fields are at some places; every place has one."""
     edges = graph.edges
     key = (edges.block.astype(np.int64) << 32) | edges.offset
-    return np.searchsorted(key, (block.astype(np.int64) << 32) | offset)
+    return key.searchsorted((block.astype(np.int64) << 32) | offset)
 
 
 def header(file: ObjectFile, section: int, column: str) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from reloader.elf.gather import rows_of
 from reloader.errors.base import Place
 from reloader.errors.linking import UnwindTableError
 from reloader.ids import I32, I64, NO_ROW, U8, U64, Bool, Region
@@ -21,6 +22,7 @@ from reloader.link.names import UNWIND_NAME, named_blocks
 _BEGIN: Final = 8  # of the start of the code in an FDE: length, CIE pointer, then it
 _HEADER: Final = bytes([1, 0x1B, 0x03, 0x3B])  # version; pcrel sdata4, udata4, datarel sdata4
 _HEADER_SIZE: Final = 12
+_FEW: Final = 1000  # records: fewer are walked more quickly than looked up as columns
 
 
 @dataclass(slots=True)
@@ -45,17 +47,70 @@ def read_unwind(graph: LinkGraph) -> Unwind:
     Raises:
         UnwindTableError: A table's chain of lengths leaves it, or an FDE has no CIE.
     """
-    tables = np.flatnonzero(named_blocks(graph, UNWIND_NAME)).astype(np.int32)
-    chains = [_chain(graph, block) for block in tables.tolist()]
-    block = np.repeat(tables, [len(chain) for chain in chains])
-    start = np.array([at for chain in chains for at in chain], np.int64)
+    tables = named_blocks(graph, UNWIND_NAME).nonzero()[0]
+    edges = _edges_of(graph, tables)
+    few = len(edges) < _FEW
+    key, odd = (edges[:0], tables.tolist()) if few else _linked(graph, tables, edges)
+    chains = [np.array(_chain(graph, block), np.int64) | block << 32 for block in odd]
+    key = np.sort(np.concatenate([key, *chains])) if odd else key
+    block, start = (key >> 32).astype(np.int32), key & 0xFFFF_FFFF
     words = graph.blocks.content[block] + start
     size, back = _words(graph, words) + 4, _words(graph, words + 4)
     none, zero = np.full(len(block), NO_ROW, np.int32), np.zeros(len(block), np.int64)
     unwind = Unwind(block, start, size, none, none, none, zero, zero, zero)
     _find_cies(graph, unwind, back)
-    _find_edges(graph, unwind)
+    _find_edges(graph, unwind, edges)
     return unwind
+
+
+def _edges_of(graph: LinkGraph, tables: I64) -> I64:
+    """Return the edges of some blocks."""
+    first = graph.edges.block.searchsorted(tables)
+    return rows_of(first, graph.edges.block.searchsorted(tables, side="right") - first)
+
+
+def _linked(graph: LinkGraph, tables: I64, edges: I64) -> tuple[I64, list[int]]:
+    """Return the records (block << 32 | start) of tables of the usual form, and other tables.
+
+    An FDE has a relocation where its code begins. So all edges tell where records may begin,
+    and their CIE pointers where others do: if each of these ends where the next begins, they
+    are what walking the table finds.
+    """
+    blocks = graph.blocks
+    key = _edge_places(graph, edges) - _BEGIN
+    key = key[(key >> 32) == graph.edges.block[edges]]
+    word = _words(graph, _content_at(graph, key) + 4)
+    cie = key + 4 - word
+    known = (word != 0) & ((cie >> 32) == (key >> 32))
+    key, cie = key[known], cie[known]
+    shared = _words(graph, _content_at(graph, cie) + 4) == 0
+    key, cie = key[shared], cie[shared]
+    cie = np.unique(cie[np.diff(cie, prepend=-1) != 0])  # neighbours mostly share theirs
+    key = np.sort(np.concatenate([cie, key]), kind="stable")
+    block = key >> 32
+    end = key + 4 + (length := _words(graph, _content_at(graph, key)))
+    heads = np.diff(block, prepend=-1) != 0
+    tails = np.diff(block, append=-1) != 0
+    stop = (block << 32) + blocks.size[block].astype(np.int64)
+    good = end == np.where(tails, stop, np.roll(key, -1))
+    rest = (tails & (end + 4 <= stop)).nonzero()[0]  # a terminating zero may follow
+    good[rest] = _words(graph, _content_at(graph, end[rest])) == 0
+    good &= (length >= 4) & (end <= stop) & (~heads | (key == block << 32))
+    usual = np.zeros(len(blocks.size), np.bool_)
+    usual[block] = True
+    usual[block[~good]] = False
+    odd: list[int] = tables[~usual[tables]].tolist()
+    return key[usual[block]], odd
+
+
+def _edge_places(graph: LinkGraph, edges: I64) -> I64:
+    """Return block << 32 | offset of some edges."""
+    return (graph.edges.block[edges].astype(np.int64) << 32) | graph.edges.offset[edges]
+
+
+def _content_at(graph: LinkGraph, key: I64) -> I64:
+    """Return where in the content block << 32 | offset is."""
+    return graph.blocks.content[key >> 32] + (key & 0xFFFF_FFFF)
 
 
 def _words(graph: LinkGraph, at: I64) -> I64:
@@ -95,9 +150,9 @@ def _broken(graph: LinkGraph, block: int, offset: int, why: str) -> UnwindTableE
 def _find_cies(graph: LinkGraph, unwind: Unwind, back: I64) -> None:
     """Set `cie`: an FDE's second word is its distance from its CIE."""
     key = (unwind.block.astype(np.int64) << 32) | unwind.start
-    fde = np.flatnonzero(back != 0)
+    fde = (back != 0).nonzero()[0]
     wanted = key[fde] + 4 - back[fde]
-    row = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+    row = np.minimum(key.searchsorted(wanted), max(len(key) - 1, 0))
     bad = fde[(key[row] != wanted) | (back[row] != 0)] if len(fde) else fde
     if len(bad):
         raise _broken(
@@ -107,20 +162,20 @@ def _find_cies(graph: LinkGraph, unwind: Unwind, back: I64) -> None:
     unwind.cie[fde] = row
 
 
-def _find_edges(graph: LinkGraph, unwind: Unwind) -> None:
-    """Set the edges of each record, and the code that each FDE describes."""
+def _find_edges(graph: LinkGraph, unwind: Unwind, own: I64) -> None:
+    """Set the edges of each record, among the tables' own, and the code of each FDE."""
     edges, symbols, blocks = graph.edges, graph.symbols, graph.blocks
-    place = (edges.block.astype(np.int64) << 32) | edges.offset
+    place = _edge_places(graph, own)
     key = (unwind.block.astype(np.int64) << 32) | unwind.start
-    unwind.first_edge = np.searchsorted(place, key)
-    unwind.last_edge = np.searchsorted(place, key + unwind.size)
-    row = np.searchsorted(place, key + _BEGIN)
-    inside = (row < unwind.last_edge) & (unwind.cie != NO_ROW)
-    row = np.where(inside, row, NO_ROW).astype(np.int32)
-    has = inside & (lookup(place, row, NO_ROW) == key + _BEGIN)
-    unwind.begin_symbol = np.where(has, lookup(edges.symbol, row, NO_ROW), NO_ROW).astype(
-        np.int32
-    )
+    first, last = place.searchsorted(key), place.searchsorted(key + unwind.size)
+    row = np.append(own, 0)  # each table's edges stand together
+    unwind.first_edge = row[first]
+    unwind.last_edge = row[first] + last - first
+    begin = place.searchsorted(key + _BEGIN)
+    has = (begin < last) & (unwind.cie != NO_ROW)
+    has &= np.append(place, NO_ROW)[begin] == key + _BEGIN
+    row = np.where(has, row[begin], NO_ROW).astype(np.int32)
+    unwind.begin_symbol = lookup(edges.symbol, row, NO_ROW)
     unwind.begin_addend = lookup(edges.addend, row, 0)
     within = lookup(symbols.origin, unwind.begin_symbol, Origin.UNDEFINED) == Origin.BLOCK
     code = np.where(within, lookup(symbols.block, unwind.begin_symbol, NO_ROW), NO_ROW)
@@ -135,7 +190,7 @@ def unwind_edges(unwind: Unwind) -> tuple[I32, I64]:
 
     These are the edges of its FDEs (the exception table) and of their CIEs (the personality).
     """
-    fde = np.flatnonzero(unwind.code != NO_ROW)
+    fde = (unwind.code != NO_ROW).nonzero()[0]
     record = np.concatenate([fde, unwind.cie[fde].astype(np.int64)])
     code = np.concatenate([unwind.code[fde], unwind.code[fde]])
     first, count = (
@@ -157,6 +212,24 @@ def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:
     kept[unwind.cie[kept]] = True
     blocks.live[unwind.block] = False
     blocks.live[unwind.block[kept]] = True
+    if not bool(kept.all()) or _ends_early(graph, unwind):
+        _cut(graph, unwind, kept)
+    fdes = int(np.count_nonzero(unwind.code != NO_ROW))
+    if fdes:
+        size = np.array([_HEADER_SIZE + 8 * fdes], np.int64)
+        unwind.header = int(append_filled_blocks(graph, size, align=4)[0])
+
+
+def _ends_early(graph: LinkGraph, unwind: Unwind) -> bool:
+    """Return whether a table has bytes after its last record."""
+    size = graph.blocks.size
+    held = np.bincount(unwind.block, unwind.size, len(size))
+    return bool((held[unwind.block] != size[unwind.block]).any())
+
+
+def _cut(graph: LinkGraph, unwind: Unwind, kept: Bool) -> None:
+    """Close the tables up to the records that are kept."""
+    blocks = graph.blocks
     new_start = _new_starts(unwind, kept)
     _move_edges(graph, unwind, kept, new_start)
     left = np.bincount(unwind.block, np.where(kept, unwind.size, 0), len(blocks.size))
@@ -165,17 +238,13 @@ def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:
         _compact(graph, unwind, block, kept, new_start)
     unwind.start = new_start
     unwind.code = np.where(kept, unwind.code, NO_ROW).astype(np.int32)
-    fdes = int((unwind.code != NO_ROW).sum())
-    if fdes:
-        size = np.array([_HEADER_SIZE + 8 * fdes], np.int64)
-        unwind.header = int(append_filled_blocks(graph, size, align=4)[0])
 
 
 def _new_starts(unwind: Unwind, kept: Bool) -> I64:
     """Return where each record begins among the kept ones of its block."""
     size = np.where(kept, unwind.size, 0)
     end = np.cumsum(size)
-    head = np.searchsorted(unwind.block, unwind.block)  # the block's first record
+    head = unwind.block.searchsorted(unwind.block)  # the block's first record
     return end - size - (end - size)[head]
 
 
@@ -200,7 +269,7 @@ def _move_edges(graph: LinkGraph, unwind: Unwind, kept: Bool, new_start: I64) ->
 
 def _compact(graph: LinkGraph, unwind: Unwind, block: int, kept: Bool, new_start: I64) -> None:
     """Close the gaps between a block's kept records and mend their CIE pointers."""
-    ends: list[int] = np.searchsorted(unwind.block, [block, block + 1]).tolist()
+    ends: list[int] = unwind.block.searchsorted([block, block + 1]).tolist()
     rows: I64 = np.arange(*ends, dtype=np.int64)
     stays = np.repeat(kept[rows], unwind.size[rows])
     first = int(graph.blocks.content[block])
@@ -222,7 +291,7 @@ def unwind_ranges(graph: LinkGraph, unwind: Unwind) -> tuple[U64, U64]:
         unwind: Cut down to what is placed.
     """
     symbols, blocks = graph.symbols, graph.blocks
-    fde = np.flatnonzero(unwind.code != NO_ROW)
+    fde = (unwind.code != NO_ROW).nonzero()[0]
     begin = blocks.addr[unwind.code[fde]] + symbols.offset[unwind.begin_symbol[fde]]
     begin = begin + unwind.begin_addend[fde].astype(np.uint64)
     at = blocks.addr[unwind.block[fde]] + unwind.start[fde].astype(np.uint64)

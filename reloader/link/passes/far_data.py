@@ -13,9 +13,15 @@ import capstone
 import numpy as np
 
 from reloader.arch.base import Architecture, FarAccess
+from reloader.elf.gather import one_of
 from reloader.ids import I64, U8, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.grow import append_edges, append_filled_blocks, append_symbols
+from reloader.link.grow import (
+    append_edges,
+    append_filled_blocks,
+    append_symbols,
+    some_edges,
+)
 from reloader.link.passes.build_tables import is_far
 from reloader.link.passes.functions import branch_edges
 from reloader.link.passes.resolve import live_edges
@@ -61,11 +67,13 @@ def far_edges(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> I
     edges, symbols = graph.edges, graph.symbols
     outside: Bool = (symbols.origin == Origin.BOUND) & is_far(symbols.addr, arena)
     outside &= symbols.type != _STT_TLS
-    if not outside.any():
-        return np.zeros(0, np.int64)
-    wanted = live_edges(graph) & outside[edges.symbol] & np.isin(edges.kind, arch.far_kinds)
-    wanted &= graph.blocks.region[edges.block] == Region.CODE
-    return np.flatnonzero(wanted & ~branch_edges(graph, arch)).astype(np.int64)
+    rows = outside[edges.symbol].nonzero()[0]
+    rows = rows[one_of(edges.kind[rows], arch.far_kinds)]
+    rows = rows[graph.blocks.region[edges.block[rows]] == Region.CODE]
+    if not len(rows):
+        return rows
+    rows = rows[live_edges(graph)[rows]]
+    return rows[~branch_edges(graph, arch, some_edges(edges, rows))]
 
 
 def site_at(graph: LinkGraph, arch: Architecture, row: int) -> Site | None:

@@ -30,11 +30,12 @@ def reach_far_functions(graph: LinkGraph, arch: Architecture, arena: tuple[int, 
     """
     edges, symbols = graph.edges, graph.symbols
     far = (symbols.origin == Origin.BOUND) & is_far(symbols.addr, arena)
-    if not far.any():
+    rows = far[edges.symbol].nonzero()[0]
+    rows = rows[named_blocks(graph, UNWIND_NAME)[edges.block[rows]]]
+    if not len(rows):
         return
     narrow = (arch.kinds["width"] == _FIELD) & (arch.kinds["table"] == 0)
-    wanted = live_edges(graph) & far[edges.symbol] & narrow[edges.kind]
-    rows = np.flatnonzero(wanted & named_blocks(graph, UNWIND_NAME)[edges.block])
+    rows = rows[live_edges(graph)[rows] & narrow[edges.kind[rows]]]
     if not len(rows):
         return
     owner = graph.blocks.object[edges.block[rows]].astype(np.int64)

@@ -14,19 +14,22 @@ from typing import Any, Final
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
-from reloader.elf.object import UNDEFINED
+from reloader.elf.alike import of_tables
+from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
-from reloader.link.grow import append_edges, lookup, some_edges
+from reloader.link.grow import append_edges, lookup
 from reloader.link.kinds import kind_columns
-from reloader.link.names import OWN_BYTES_NAME, holding, named_blocks
+from reloader.link.names import OWN_BYTES_NAME, named_blocks
 from reloader.link.passes.confirm import confirmed
+from reloader.link.section_names import holding
 from reloader.live.objects import LiveObject
 
 STT_FUNC, STT_SECTION, STT_TLS = 2, 3, 6
 STB_LOCAL = 0
 # Parts that a compiler splits off: their callers are all in the same object, they come and go.
 _PIECE: Final = rb"\.(?:cold\b|part\.|isra\.|constprop\.|lto_priv\.)"
+_Rows = dict[tuple[bytes, bool, int], int]  # (name, local, which of that name) -> symbol
 FIELD_TO_NEXT: Final = 4  # a branch or lea ends with its 4-byte field
 
 
@@ -44,7 +47,7 @@ def mark_functions(graph: LinkGraph, arch: Architecture) -> None:
 
 def _pieces(names: list[bytes], among: Bool) -> Bool:
     """Return (n,) which of some functions are a compiler's pieces of another."""
-    rows = np.flatnonzero(among)
+    rows = among.nonzero()[0]
     piece = np.zeros(len(names), np.bool_)
     piece[rows[holding([names[row] for row in rows.tolist()], _PIECE)]] = True
     return piece
@@ -61,7 +64,7 @@ def _function_starts(graph: LinkGraph) -> tuple[I64, I32]:
     Of several names for one place the first global one is taken, else the first.
     """
     symbols = graph.symbols
-    rows = np.flatnonzero(symbols.reloadable).astype(np.int32)
+    rows = symbols.reloadable.nonzero()[0].astype(np.int32)
     key = _key(symbols.block[rows], symbols.offset[rows])
     order = np.lexsort((rows, symbols.binding[rows] == STB_LOCAL, key))
     places, first = np.unique(key[order], return_index=True)
@@ -73,7 +76,7 @@ def _find(starts: tuple[I64, I32], key: I64) -> I32:
     places, rows = starts
     if not len(places):
         return np.full(len(key), NO_ROW, np.int32)
-    at = np.minimum(np.searchsorted(places, key), len(places) - 1)
+    at = np.minimum(places.searchsorted(key), len(places) - 1)
     return np.where(places[at] == key, rows[at], NO_ROW).astype(np.int32)
 
 
@@ -88,10 +91,10 @@ def branch_edges(graph: LinkGraph, arch: Architecture, edges: Edges | None = Non
     blocks, edges = graph.blocks, edges or graph.edges
     kinds = kind_columns(arch)
     branch = kinds.branch[edges.kind]
-    rows = np.flatnonzero(kinds.maybe_branch[edges.kind])
+    rows = kinds.maybe_branch[edges.kind].nonzero()[0]
     rows = rows[blocks.region[edges.block[rows]] == Region.CODE]
     if len(rows):
-        field = content_fields(graph, some_edges(edges, rows))
+        field = blocks.content[edges.block[rows]] + edges.offset[rows]
         branch[rows] = arch.is_branch(graph.content, field)
     return branch
 
@@ -102,11 +105,11 @@ def retarget_section_edges(
     """Make section symbol + addend the symbol of the function that starts exactly there."""
     symbols, blocks, edges = graph.symbols, graph.blocks, graph.edges
     code = lookup(blocks.region, symbols.block, Region.NONE) == Region.CODE
-    rows = np.flatnonzero((code & (symbols.type == STT_SECTION))[edges.symbol])
+    rows = (code & (symbols.type == STT_SECTION))[edges.symbol].nonzero()[0]
     rows = rows[~named_blocks(graph, OWN_BYTES_NAME)[edges.block[rows]]]
     pc = arch.kinds["pc"][edges.kind[rows]]
     from_code = blocks.region[edges.block[rows]] == Region.CODE
-    field = content_fields(graph, some_edges(edges, rows))
+    field = blocks.content[edges.block[rows]] + edges.offset[rows]
     takes = arch.is_branch(graph.content, field) | arch.is_lea(graph.content, field)
     rows, pc = rows[~pc | (from_code & takes)], pc[~pc | (from_code & takes)]
     adjust = np.where(pc, FIELD_TO_NEXT, 0)
@@ -132,7 +135,7 @@ def add_hidden_edges(graph: LinkGraph, arch: Architecture, starts: tuple[I64, I3
     offset = field - graph.blocks.content[block]
     target = offset + FIELD_TO_NEXT + distance
     symbol = _find(starts, _key(block, np.maximum(target, 0)))
-    rows = np.flatnonzero((symbol != NO_ROW) & (target >= 0))
+    rows = ((symbol != NO_ROW) & (target >= 0)).nonzero()[0]
     if not len(rows):
         return
     rows = rows[_not_an_edge(graph, _key(block[rows], offset[rows]))]
@@ -157,7 +160,7 @@ def _base_labels(graph: LinkGraph, arch: Architecture) -> I64:
     """
     edges, kinds = graph.edges, arch.kinds
     base = kinds["pc"] & ((kinds["table"] == Table.GOT_BASE) | (kinds["width"] == 8))
-    rows = np.flatnonzero(base[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE))
+    rows = (base[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE)).nonzero()[0]
     label = edges.offset[rows].astype(np.int64) - edges.addend[rows]
     return _key(edges.block[rows], np.maximum(label, 0))
 
@@ -165,12 +168,12 @@ def _base_labels(graph: LinkGraph, arch: Architecture) -> I64:
 def lea_candidates(graph: LinkGraph, arch: Architecture) -> tuple[I32, I64]:
     """Return the code block and the place in content of every field that a lea might have."""
     blocks, content = graph.blocks, graph.content
-    code = np.flatnonzero((blocks.region == Region.CODE) & (blocks.content >= 0))
+    code = ((blocks.region == Region.CODE) & (blocks.content >= 0)).nonzero()[0]
     code = code[np.argsort(blocks.content[code], kind="stable")].astype(np.int32)
     if not len(code):
         return code, np.zeros(0, np.int64)
     field = arch.lea_fields(content)
-    row = np.searchsorted(blocks.content[code], field, side="right") - 1
+    row = blocks.content[code].searchsorted(field, side="right") - 1
     block = code[np.maximum(row, 0)]
     offset = field - blocks.content[block]
     fits = (row >= 0) & (offset >= 2) & (offset + 4 <= blocks.size[block].astype(np.int64))
@@ -182,7 +185,7 @@ def _not_an_edge(graph: LinkGraph, key: I64) -> Bool:
     edges = _key(graph.edges.block, graph.edges.offset)
     if not len(edges):
         return np.ones(len(key), np.bool_)
-    at = np.minimum(np.searchsorted(edges, key), len(edges) - 1)
+    at = np.minimum(edges.searchsorted(key), len(edges) - 1)
     return edges[at] != key
 
 
@@ -201,16 +204,15 @@ def _bind_one(graph: LinkGraph, row: int, version: LiveObject) -> None:
     symbols = graph.symbols
     own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
     old = version.file
-    defined = old.symbol_sections >= 0
-    threads = (old.symbol_sections != UNDEFINED) & (old.types() == STT_TLS)
-    before = _named(old.symbol_names, old.bindings(), defined & (old.types() == STT_FUNC))
+    before, threads = _known_by_name(old)
     names, binding = symbols.name[own], symbols.binding[own]
     after = _named(names, binding, symbols.reloadable[own])
     _take(graph, own.start, after, before, version)
-    before = _named(old.symbol_names, old.bindings(), threads)
+    if not threads:
+        return
+    before, sizes = threads, old.symbols["st_size"]
     inside = symbols.origin[own] == Origin.BLOCK
     after = _named(names, binding, inside & (symbols.type[own] == STT_TLS))
-    sizes = old.symbols["st_size"]
     after = {
         key: new
         for key, new in after.items()
@@ -221,11 +223,20 @@ def _bind_one(graph: LinkGraph, row: int, version: LiveObject) -> None:
         symbols.entry[new] = symbols.addr[new]
 
 
-def _named(names: list[bytes], binding: Any, among: Bool) -> dict[tuple[bytes, bool, int], int]:  # noqa: ANN401  any integer column
+@of_tables
+def _known_by_name(old: ObjectFile) -> tuple[_Rows, _Rows]:
+    """Return the functions that a version defines, and its thread-local variables."""
+    names, binding = old.symbol_names, old.bindings()
+    functions = (old.symbol_sections >= 0) & (old.types() == STT_FUNC)
+    threads = (old.symbol_sections != UNDEFINED) & (old.types() == STT_TLS)
+    return _named(names, binding, functions), _named(names, binding, threads)
+
+
+def _named(names: list[bytes], binding: Any, among: Bool) -> _Rows:  # noqa: ANN401  any integer column
     """Return the row of each (name, local, how many of that name came before)."""
-    found: dict[tuple[bytes, bool, int], int] = {}
+    found: _Rows = {}
     turns: dict[tuple[bytes, bool], int] = {}
-    rows = np.flatnonzero(among)
+    rows = among.nonzero()[0]
     for row, local in zip(rows.tolist(), (binding[rows] == STB_LOCAL).tolist(), strict=True):
         turn = turns[names[row], local] = turns.get((names[row], local), -1) + 1
         found[names[row], local, turn] = row
@@ -235,8 +246,8 @@ def _named(names: list[bytes], binding: Any, among: Bool) -> dict[tuple[bytes, b
 def _take(
     graph: LinkGraph,
     first: int,
-    after: dict[tuple[bytes, bool, int], int],
-    before: dict[tuple[bytes, bool, int], int],
+    after: _Rows,
+    before: _Rows,
     version: LiveObject,
 ) -> I64:
     """Copy address and slot of the pairs whose old side has an address; return the new rows."""

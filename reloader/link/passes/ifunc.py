@@ -23,7 +23,7 @@ def split_ifuncs(graph: LinkGraph) -> Resolvers:
     Args:
         graph: Every symbol that live edges use is defined or bound.
     """
-    rows = np.flatnonzero(_own(graph)).astype(np.int32)
+    rows = _own(graph).nonzero()[0].astype(np.int32)
     if not len(rows):
         return rows, rows
     symbols = graph.symbols

@@ -42,7 +42,7 @@ def surely_equal(old: Side, new: Side, past: I32, rows: I64) -> Bool:
     units = Units(section, now.offset[rows], home, was.offset[past], now.size[rows])
     result = units.size == was.size[past]
     result &= (home == COMMON) == (section == COMMON)
-    placed = np.flatnonzero(result & (home >= 0) & (section >= 0))
+    placed = (result & (home >= 0) & (section >= 0)).nonzero()[0]
     units = units.take(placed)
     same = equal_bytes(before, after, units)
     paired, pairs = pair_relocations(before, after, units)
@@ -66,7 +66,7 @@ def same_meaning(old: Version, new: Version, was: I64, now: I64) -> Bool:
     alike = (old_number[was] == new_number[now]) & (
         whole == (new.file.types()[now] == _STT_SECTION)
     )
-    rows = np.flatnonzero(alike & whole)
+    rows = (alike & whole).nonzero()[0]
     if not len(rows):
         return alike
     home = old.file.symbol_sections[was[rows]].astype(np.int64)
@@ -81,7 +81,7 @@ def same_meaning(old: Version, new: Version, was: I64, now: I64) -> Bool:
 def signatures(version: Version, number: I64) -> U64:
     """Return (s,) a number made of the names, places and sizes of a section's symbols."""
     file = version.file
-    rows = np.flatnonzero((file.symbol_sections >= 0) & (file.types() != _STT_SECTION))
+    rows = ((file.symbol_sections >= 0) & (file.types() != _STT_SECTION)).nonzero()[0]
     mixed = (number[rows].view(np.uint64) + np.uint64(1)) * _MIX[0]
     mixed ^= (file.symbols["st_value"][rows] + mixed) * _MIX[1]
     mixed ^= (file.symbols["st_size"][rows] + (mixed >> np.uint64(29))) * _MIX[2]

@@ -27,7 +27,7 @@ _TO_NEXT: Final = -4  # from a pc-relative field to the end of its instruction
 def add_shims(graph: LinkGraph, arch: Architecture) -> None:
     """Define `atexit` and its like for each object that uses them without having them."""
     symbols, used = graph.symbols, used_symbols(graph)
-    for row in np.flatnonzero(used & (symbols.origin == Origin.UNDEFINED)).tolist():
+    for row in (used & (symbols.origin == Origin.UNDEFINED)).nonzero()[0].tolist():
         if symbols.name[row] in arch.shims and symbols.object[row] != NO_ROW:
             _define(graph, arch, row)
 
@@ -76,9 +76,15 @@ def add_handles(graph: LinkGraph, live: Sequence[LiveObject | None]) -> None:
 def handle_rows(graph: LinkGraph) -> dict[int, int]:
     """Return the handle's address of each object that has one; slots are assigned."""
     symbols = graph.symbols
-    has: I32 = np.flatnonzero(
-        (symbols.slot >= 0) & (symbols.object != NO_ROW) & (symbols.addr != np.uint64(NO_ADDR))
-    ).astype(np.int32)
+    has: I32 = (
+        (
+            (symbols.slot >= 0)
+            & (symbols.object != NO_ROW)
+            & (symbols.addr != np.uint64(NO_ADDR))
+        )
+        .nonzero()[0]
+        .astype(np.int32)
+    )
     return {
         int(symbols.object[row]): int(symbols.addr[row])
         for row in has.tolist()

@@ -90,11 +90,6 @@ def means_start(graph: LinkGraph, arch: Architecture, edges: Edges | None = None
     return edges.addend == -to_next
 
 
-def starts_function(graph: LinkGraph, arch: Architecture) -> Bool:
-    """Return (e,) which edges mean the start of a function that is reached through a stub."""
-    return graph.symbols.reloadable[graph.edges.symbol] & means_start(graph, arch)
-
-
 def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I32]:
     """Return (source block, target block) of every edge that makes its target live."""
     edges, symbols, blocks = graph.edges, graph.symbols, graph.blocks
@@ -108,9 +103,9 @@ def _steps(graph: LinkGraph, arch: Architecture, unwind: Unwind) -> tuple[I32, I
     goes = edges.live & (block != NO_ROW)
     goes &= block != edges.block
     if bool(stays.any()):
-        rows = np.flatnonzero(goes & stays[edges.symbol])
+        rows = (goes & stays[edges.symbol]).nonzero()[0]
         goes[rows[means_start(graph, arch, some_edges(edges, rows))]] = False
-    plain = np.flatnonzero(goes)
+    plain = goes.nonzero()[0]
     plain = plain[~named_blocks(graph, UNWIND_NAME)[edges.block[plain]]]
     code, row = unwind_edges(unwind)
     inner = goes[row]
@@ -124,8 +119,8 @@ def _spread(reached: Bool, source: I32, target: I32) -> None:
     source, target = source[new], target[new]
     order = np.argsort(source, kind="stable")
     target = target[order]
-    first = np.searchsorted(source[order], np.arange(len(reached) + 1))
-    frontier = np.flatnonzero(reached)
+    first = source[order].searchsorted(np.arange(len(reached) + 1))
+    frontier = reached.nonzero()[0]
     while len(frontier):
         found = target[_ranges(first[frontier], first[frontier + 1])]
         frontier = np.unique(found[~reached[found]])

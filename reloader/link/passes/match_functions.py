@@ -7,11 +7,12 @@ must be the same too; that spreads backwards, as between blocks.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from reloader.elf.alike import of_tables
 from reloader.elf.constants import SHF_EXECINSTR
+from reloader.elf.object import ObjectFile
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.passes.branches import find_branches, unmoved
 from reloader.link.passes.constants import Extents, Uses, field_end, own_tables
@@ -53,7 +54,7 @@ class Functions:
         if not len(self.key):
             return np.full(len(place), NO_ROW, np.int64)
         key = key_of(section, place)
-        row = np.maximum(np.searchsorted(self.key, key, side="right") - 1, 0)
+        row = np.maximum(self.key.searchsorted(key, side="right") - 1, 0)
         inside = (key >= self.key[row]) & (key < self.key[row] + self.units.size[row])
         return np.where(inside, row, NO_ROW)
 
@@ -92,7 +93,7 @@ def same_functions(match: Matcher, rows: I64) -> Bool:
     branches = find_branches(match, functions, raw, in_place)
     found = [(branches.user, branches.used), *follow_fields(match, functions, pairs)]
     decoded = same & branches.unsure
-    found.append(compare_code(match, functions, np.flatnonzero(decoded)))
+    found.append(compare_code(match, functions, decoded.nonzero()[0]))
     while True:
         spread(same, *(np.concatenate(column) for column in zip(*found, strict=True)))
         # most 1-byte numbers that seem to lead into a changed part are none: decode these
@@ -128,18 +129,22 @@ def function_units(match: Matcher, rows: I64) -> tuple[Functions, I64]:
     return Functions(units, key, np.ones(len(rows), np.bool_), known, paired, reloadable), order
 
 
-@lru_cache(maxsize=8)
 def function_sizes(version: Version) -> I64:
     """Return (n,) the size of each symbol; without one, up to its section's next symbol."""
-    file = version.file
+    return _sizes(version.file)
+
+
+@of_tables
+def _sizes(file: ObjectFile) -> I64:
+    sections = file.sections["sh_size"].astype(np.int64)
     size = file.symbols["st_size"].astype(np.int64)
     home = file.symbol_sections.astype(np.int64)
     value = file.symbols["st_value"].astype(np.int64)
-    room = np.where(home >= 0, version.size[np.maximum(home, 0)] - value, 0)
-    bare = np.flatnonzero((size == 0) & (home >= 0))
+    room = np.where(home >= 0, sections[np.maximum(home, 0)] - value, 0)
+    bare = ((size == 0) & (home >= 0)).nonzero()[0]
     if len(bare):
         places = np.unique(key_of(home, value)[home >= 0])
-        at = np.searchsorted(places, key_of(home, value)[bare], side="right")
+        at = places.searchsorted(key_of(home, value)[bare], side="right")
         after = places[np.minimum(at, len(places) - 1)] - key_of(home, value)[bare]
         after = np.where(at < len(places), after, room[bare])
         size[bare] = np.minimum(after, room[bare])
@@ -194,8 +199,8 @@ def code_of(version: Version, section: int, start: int, units: Units, row: int) 
     """Return a function's masked bytes and the offsets of its relocated fields."""
     size = int(units.size[row])
     at = int(version.start[section]) + start
-    first, last = np.searchsorted(
-        version.key, (section << OFFSET_BITS) + np.array([start, start + size], np.int64)
+    first, last = version.key.searchsorted(
+        (section << OFFSET_BITS) + np.array([start, start + size], np.int64)
     )
     fields = (version.offset[int(first) : int(last)] - start).tolist()
     return Code(bytes(version.masked[at : at + size]), start, frozenset(fields))
@@ -242,7 +247,7 @@ def settle(
     Returns:
         (user, used) rows of functions, and the rows that mean constants still to be compared.
     """
-    rows = np.flatnonzero(~verdict.equal)
+    rows = (~verdict.equal).nonzero()[0]
     graph, field, owner = match.graph, found.pairs.new[rows], found.owner[rows]
     verdict = verdict.take(rows)
     blocks = graph.block_of_section[match.row][verdict.new_section]
@@ -267,7 +272,7 @@ def compare_constants(
     """Compare the ranges of read-only data that functions use, and return their relocations."""
     base, whole = extents.ranges(uses)
     functions.same[uses.owner[~whole]] = False
-    folded = np.flatnonzero(~own_tables(match, functions, uses))
+    folded = (~own_tables(match, functions, uses)).nonzero()[0]
     named, use, sized = extents.neighbours(uses.take(folded))
     functions.same[uses.owner[folded][use[~sized]]] = False
     owner = np.concatenate([uses.owner[whole], uses.owner[folded][use[sized]]])

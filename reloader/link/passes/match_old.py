@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from reloader.elf.constants import STT_FUNC, STT_GNU_IFUNC
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.graph import LinkGraph, Origin
+from reloader.link.passes.in_place import Compared, same_in_place
 from reloader.link.passes.match_functions import same_functions
 from reloader.link.passes.matcher import (
     NO_ADDR,
@@ -69,14 +70,14 @@ def match_old(
         if version is None:
             continue
         match = matcher(graph, row, version, fields, numbers)
-        match_blocks(match)
-        undecided += mark_changed(match, moves)
+        compared = match_blocks(match)
+        undecided += mark_changed(match, compared, moves)
     return undecided
 
 
 def changed_functions(graph: LinkGraph) -> list[int]:
     """Return the rows of the function symbols whose code differs from its live version."""
-    return np.flatnonzero(graph.symbols.changed).tolist()
+    return graph.symbols.changed.nonzero()[0].tolist()
 
 
 def function_symbols(graph: LinkGraph) -> Bool:
@@ -110,8 +111,8 @@ def matcher(
     )
 
 
-def match_blocks(match: Matcher) -> None:
-    """Set `same`, and the kept address, of one object's blocks."""
+def match_blocks(match: Matcher) -> Compared:
+    """Set `same`, and the kept address, of one object's blocks; return what was compared."""
     graph, live = match.graph, match.live
     units = section_units(match)
     same = equal_bytes(match.old, match.new, units)
@@ -120,11 +121,9 @@ def match_blocks(match: Matcher) -> None:
     verdict = compare_targets(match, pairs)
     unit_of_section = np.full(len(match.new.flags), NO_ROW, np.int64)
     unit_of_section[units.new_section] = np.arange(len(units.size))
-    used = np.where(verdict.depends, unit_of_section[verdict.new_section], NO_ROW)
-    stays = (verdict.old_section == match.old_of_section[verdict.new_section]) & (
-        verdict.old_place == verdict.new_place
-    )
-    depends = (used >= 0) & stays
+    used = unit_of_section[verdict.new_section]
+    depends = verdict.depends & (used >= 0) & (verdict.old_place == verdict.new_place)
+    depends &= verdict.old_section == match.old_of_section[verdict.new_section]
     same[pairs.unit[~verdict.equal & ~depends]] = False
     spread(same, pairs.unit[depends], used[depends])
     blocks = graph.block_of_section[match.row][units.new_section[same]]
@@ -132,6 +131,9 @@ def match_blocks(match: Matcher) -> None:
     addr = live.section_addr[units.old_section[same]]
     kept = (addr.astype(np.int64) != NO_ADDR) & (graph.blocks.region[blocks] != Region.TLS)
     graph.blocks.addr[blocks[kept]] = addr[kept]
+    whole = np.zeros(len(match.new.flags), np.bool_)
+    whole[units.new_section[paired]] = True
+    return Compared(whole, pairs, verdict)
 
 
 def section_units(match: Matcher) -> Units:
@@ -140,7 +142,7 @@ def section_units(match: Matcher) -> Units:
     has_block = blocks >= 0
     region = match.graph.blocks.region[np.maximum(blocks, 0)]
     loaded = has_block & (region != Region.DATA) & (region != Region.NONE)
-    rows = np.flatnonzero(loaded & (match.old_of_section >= 0)).astype(np.int64)
+    rows = (loaded & (match.old_of_section >= 0)).nonzero()[0].astype(np.int64)
     was = match.old_of_section[rows]
     new, old = match.new.file.sections[rows], match.old.file.sections[was]
     equal = np.ones(len(rows), np.bool_)
@@ -157,7 +159,7 @@ def same_function_places(match: Matcher, units: Units) -> Bool:
     A renamed function may have the same bytes, but no address that callers know it by.
     """
     new, old = match.new.file, match.old.file
-    rows = np.flatnonzero(match.old_of_function >= 0)
+    rows = (match.old_of_function >= 0).nonzero()[0]
     was = match.old_of_function[rows]
     home = new.symbol_sections[rows]
     moved = new.symbols["st_value"][rows] != old.symbols["st_value"][was]
@@ -171,16 +173,20 @@ def same_function_places(match: Matcher, units: Units) -> Bool:
     return ~bad[units.new_section]
 
 
-def mark_changed(match: Matcher, moves: Moves | None) -> list[Undecided]:
+def mark_changed(match: Matcher, compared: Compared, moves: Moves | None) -> list[Undecided]:
     """Clear `changed` of the object's functions that are as they were, or leave some open."""
     graph = match.graph
     first, last = (int(row) for row in graph.first_symbol[match.row : match.row + 2])
-    mine = np.flatnonzero(graph.symbols.changed[first:last]).astype(np.int64) + first
+    mine = graph.symbols.changed[first:last].nonzero()[0].astype(np.int64) + first
     whole = graph.blocks.same[graph.symbols.block[mine]]
     graph.symbols.changed[mine[whole]] = False
     rest = mine[~whole]
-    if moves is not None and len(rest) and can_wait(match, rest, moves):
-        return [Undecided.of(match, rest)]
-    if len(rest):
-        graph.symbols.changed[rest[same_functions(match, rest)]] = False
+    if not len(rest):
+        return []
+    same = same_in_place(match, compared, rest)
+    if same is None:
+        if moves is not None and can_wait(match, rest, moves):
+            return [Undecided.of(match, rest)]
+        same = same_functions(match, rest)
+    graph.symbols.changed[rest[same]] = False
     return []

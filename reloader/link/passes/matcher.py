@@ -7,6 +7,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from reloader.elf.alike import of_equal_tables
 from reloader.ids import I64, NO_ROW
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.versions import Fields, Version, function_rows, key_of, pair_keys
@@ -32,6 +33,7 @@ class Matcher:
     edge: I64  # (r,) graph edge of each relocation of `new`, or NO_ROW
 
 
+@of_equal_tables
 def pair_functions(old: Version, new: Version) -> I64:
     """Return for each new symbol that is a function the old one of its name and localness."""
     flags = (1 << 63) - 1
@@ -51,6 +53,7 @@ def function_keys(version: Version, rows: NDArray[np.int32]) -> list[tuple[bytes
     return [(names[row], own) for row, own in zip(rows.tolist(), local, strict=True)]
 
 
+@of_equal_tables
 @lru_cache(maxsize=4)  # asked for by the comparison of variables and of functions
 def number_names(old: Version, new: Version) -> tuple[I64, I64]:
     """Return a number for each symbol's name, equal in both versions for equal names."""
@@ -73,7 +76,7 @@ def find_edges(graph: LinkGraph, row: int, new: Version, numbers: I64) -> I64:
     block = graph.block_of_section[row][new.section].astype(np.int64)
     key = key_of(block, new.offset)
     edges = key_of(graph.edges.block.astype(np.int64), graph.edges.offset.astype(np.int64))
-    first = np.searchsorted(edges, key)
+    first = edges.searchsorted(key)
     result = np.full(len(key), NO_ROW, np.int64)
     # a marker or a pass may have put a second edge on the same field
     for step in (0, 1):
@@ -83,7 +86,7 @@ def find_edges(graph: LinkGraph, row: int, new: Version, numbers: I64) -> I64:
         hit = (result < 0) & (block >= 0) & (edges[at] == key) & (numbers[at] == new.number)
         result[hit] = at[hit]
     # two relocations of one field cannot be told apart: they have no edge, and count as changed
-    twice = np.flatnonzero(key[1:] == key[:-1])
+    twice = (key[1:] == key[:-1]).nonzero()[0]
     result[twice] = NO_ROW
     result[twice + 1] = NO_ROW
     return result

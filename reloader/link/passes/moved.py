@@ -27,7 +27,7 @@ def moved_names(graph: LinkGraph, live: Sequence[LiveObject | None]) -> set[byte
         live: Per object its live version.
     """
     symbols, blocks = graph.symbols, graph.blocks
-    rows = np.flatnonzero((symbols.origin == Origin.BLOCK) & (symbols.binding != STB_LOCAL))
+    rows = ((symbols.origin == Origin.BLOCK) & (symbols.binding != STB_LOCAL)).nonzero()[0]
     block = symbols.block[rows]
     data = (blocks.region[block] == Region.RODATA) | (blocks.region[block] == Region.DATA)
     rows = rows[data & ~blocks.same[block]]
@@ -70,7 +70,7 @@ def mark_users(graph: LinkGraph, names: set[bytes]) -> None:
     hit = np.array([name in names for name in symbols.name], np.bool_)
     hit &= symbols.origin == Origin.UNDEFINED
     while True:
-        rows = np.flatnonzero(hit[edges.symbol] & edges.live).astype(np.int32)
+        rows = (hit[edges.symbol] & edges.live).nonzero()[0].astype(np.int32)
         tables = mark_sources(graph, rows)
         inside = np.where(symbols.origin == Origin.BLOCK, symbols.block, -1).astype(np.int32)
         more = lookup(tables, inside, 0) & ~hit
@@ -89,7 +89,7 @@ def mark_sources(graph: LinkGraph, rows: I32) -> Bool:
     touched = source[blocks.region[source] != Region.DATA]
     blocks.same[touched] = False
     blocks.addr[touched] = np.uint64(NO_ADDR)
-    functions = np.flatnonzero(function_symbols(graph))
+    functions = function_symbols(graph).nonzero()[0]
     for row in rows[blocks.region[source] == Region.CODE].tolist():
         own = functions[symbols.block[functions] == edges.block[row]]
         at = np.uint64(edges.offset[row])

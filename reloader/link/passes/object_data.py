@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture
+from reloader.elf.alike import of_tables
 from reloader.elf.layout import is_array
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.base import Place
@@ -49,7 +50,12 @@ _UNKNOWN: Final = np.uint64(NO_ADDR)
 @lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
 def _own_side(file: ObjectFile, arch: Architecture) -> tuple[Side, Names]:
     writable, variables = own_variables(file)
-    return Side(file, variables, writable, arch), Names(file, variables)
+    return Side(file, variables, writable, arch), _own_names(file)
+
+
+@of_tables
+def _own_names(file: ObjectFile) -> Names:
+    return Names(file, own_variables(file)[1])
 
 
 def side_of(
@@ -85,9 +91,10 @@ class ObjectBinder:
     def pair(self, report: DataReport, problems: Problems) -> None:
         """Decide which variables are kept, and where each of them is in the process."""
         pairing = pair_variables(self.old_names, self.new_names, self.users)
-        self.old_row = pairing.old_row
+        self.old_row = pairing.old_row.copy()
         self.refuse_ambiguous(pairing, problems)
-        self.restart(np.flatnonzero(self.old_row >= 0).tolist())
+        if self.reinit:
+            self.restart((self.old_row >= 0).nonzero()[0].tolist())
         self.check_sizes(problems)
         self.place(problems)
         self.follow_aliases()
@@ -118,7 +125,7 @@ class ObjectBinder:
 
     def restart(self, rows: list[int]) -> None:
         """Make the variables new that the user wants anew."""
-        for row in rows if self.reinit else []:
+        for row in rows:
             if self.wanted_anew(row):
                 self.restarted_from[row] = int(self.old_row[row])
                 self.old_row[row] = NO_ROW
@@ -126,7 +133,7 @@ class ObjectBinder:
 
     def check_sizes(self, problems: Problems) -> None:
         """Gather the kept variables whose size changed."""
-        kept = np.flatnonzero(self.old_row >= 0)
+        kept = (self.old_row >= 0).nonzero()[0]
         old_size = self.old.variables.size[self.old_row[kept]]
         for row in kept[old_size != self.new.variables.size[kept]].tolist():
             before = int(self.old_row[row])
@@ -149,7 +156,7 @@ class ObjectBinder:
         """
         self.addr: U64 = np.full(len(self.old_row), NO_ADDR, np.uint64)
         old = self.old.variables
-        kept = np.flatnonzero(self.old_row >= 0)
+        kept = (self.old_row >= 0).nonzero()[0]
         addr = self.live_places(self.old_row[kept])
         self.addr[kept] = addr
         for row in kept[addr == _UNKNOWN].tolist():
@@ -189,9 +196,9 @@ class ObjectBinder:
             return
         known = {
             (int(table.section[row]), int(table.offset[row]), int(table.size[row])): row
-            for row in np.flatnonzero(self.old_row >= 0).tolist()
+            for row in (self.old_row >= 0).nonzero()[0].tolist()
         }
-        for row in np.flatnonzero(self.old_row < 0).tolist():
+        for row in (self.old_row < 0).nonzero()[0].tolist():
             place = int(table.section[row]), int(table.offset[row]), int(table.size[row])
             if place in known and row not in self.restarted:
                 self.old_row[row] = self.old_row[known[place]]
@@ -242,10 +249,10 @@ class ObjectBinder:
     def drop_dead_edges(self, kept: Bool) -> None:
         """Clear the edges in the initial bytes of kept variables: nobody reads those bytes."""
         graph = self.graph
-        own = np.flatnonzero(
-            (graph.blocks.object[graph.edges.block] == self.row)
-            & (graph.blocks.region[graph.edges.block] == Region.DATA)
-        )
+        data = (graph.blocks.object == self.row) & (graph.blocks.region == Region.DATA)
+        own = data[graph.edges.block].nonzero()[0]
+        if not len(own):
+            return
         section = graph.blocks.section[graph.edges.block[own]]
         offset = graph.edges.offset[own].astype(np.int64)
         dead = inside_variables(self.new.variables, kept, section, offset)
@@ -254,7 +261,7 @@ class ObjectBinder:
     def common_base(self, section: int, kept: Bool) -> int | None:
         """Return the address of a section's start if all its variables agree on one."""
         table = self.new.variables
-        own = np.flatnonzero(table.section == section)
+        own = (table.section == section).nonzero()[0]
         if not kept[own].all():
             return None
         base = self.addr[own].view(np.int64) - table.offset[own]
@@ -273,7 +280,7 @@ class ObjectBinder:
             return True
         start = np.append(table.offset[own], size)
         end = np.append(0, np.maximum.accumulate(table.end()[own]))
-        gaps = np.flatnonzero(start > end)
+        gaps = (start > end).nonzero()[0]
         content = self.file.section_bytes(section)
         return all(
             start[gap] - end[gap] < _LARGEST_GAP and not content[end[gap] : start[gap]].any()
@@ -294,7 +301,7 @@ class ObjectBinder:
             if size == header(self.before.file, past, "sh_size"):
                 self.bind_section(section, base)
                 continue
-            for row in np.flatnonzero(references.section == section).tolist():
+            for row in (references.section == section).nonzero()[0].tolist():
                 problems.references.append(self.describe(row, self.new.target(row), ()))
 
     def section_symbols(self, section: int) -> I32:
@@ -343,9 +350,9 @@ class ObjectBinder:
             addr = int(self.live_places(np.array([past], np.int32))[0])
             symbol = int(table.symbol[row]) + self.first
             report.restarted.append(Restarted(names.shown(row), symbol, addr))
-        fresh = [r for r in np.flatnonzero(self.old_row < 0).tolist() if r not in anew]
+        fresh = [r for r in (self.old_row < 0).nonzero()[0].tolist() if r not in anew]
         report.new += [names.shown(row) for row in fresh]
-        shared = table.symbol[np.flatnonzero((self.old_row < 0) & ~table.local)] + self.first
+        shared = table.symbol[((self.old_row < 0) & ~table.local).nonzero()[0]] + self.first
         blocks = np.unique(self.graph.symbols.block[shared])
         report.new_global_blocks += blocks[blocks >= 0].tolist()
         report.comparisons.append(

@@ -11,11 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
+from reloader.elf.alike import of_tables
 from reloader.elf.gather import one_of
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.elf.scopes import Scope, scopes_of
@@ -75,12 +75,12 @@ def writable_sections(file: ObjectFile) -> Bool:
     flags = headers["sh_flags"]
     writable = ((flags & _WRITE_ALLOC) == _WRITE_ALLOC) & ((flags & _CODE_OR_TLS) == 0)
     writable &= one_of(headers["sh_type"], _CONTENTS)
-    for section in np.flatnonzero(writable).tolist():
+    for section in writable.nonzero()[0].tolist():
         writable[section] = not file.section_names[section].startswith(_CONSTANT)
     return writable
 
 
-@lru_cache(maxsize=16)
+@of_tables
 def _own_variables(file: ObjectFile) -> tuple[Bool, Variables]:
     writable = writable_sections(file)
     writable.flags.writeable = False
@@ -107,13 +107,13 @@ def variables_of(
     where = file.symbol_sections
     common = where == COMMON
     inside = (where >= 0) & writable[np.maximum(where, 0)]
-    rows = np.flatnonzero((common | inside) & one_of(file.types(), types))
+    rows = ((common | inside) & one_of(file.types(), types)).nonzero()[0]
     section = where[rows]
     offset = np.where(section == COMMON, rows, file.symbols["st_value"][rows]).astype(np.int64)
     order = np.lexsort((rows, offset, section))
     rows, section, offset = rows[order], section[order], offset[order]
     size = file.symbols["st_size"][rows].astype(np.int64)
-    for row in np.flatnonzero(size == 0).tolist():
+    for row in (size == 0).nonzero()[0].tolist():
         size[row] = _room(file, section, offset, row)
     return Variables(
         symbol=rows.astype(np.int32),
@@ -152,6 +152,7 @@ class Names:
         self.variables = variables
         self._scopes: dict[tuple[int, int], Scope] | None = None
         self._by_name: dict[tuple[bytes, bool], list[int]] | None = None
+        self.by_itself: Pairing | None = None  # with a version of the same tables, if certain
 
     def scope(self, row: int) -> Scope | None:
         """Return where a variable is declared, None if nothing says so."""
@@ -204,6 +205,8 @@ def pair_variables(
         users: Asked only where names and debug information do not decide: for each version the
             functions that use a variable, by row. A static local is used by its own function.
     """
+    if old is new and old.by_itself is not None:
+        return old.by_itself
     old_row = np.full(len(new.variables.name), NO_ROW, np.int32)
     groups = _groups(old, new)
     ambiguous: list[Ambiguous] = []
@@ -225,7 +228,10 @@ def pair_variables(
             old_row[row] = past
     lost = np.ones(len(old.variables.name), np.bool_)
     lost[old_row[old_row >= 0]] = False
-    return Pairing(old_row, np.flatnonzero(lost).astype(np.int32), tuple(ambiguous))
+    pairing = Pairing(old_row, lost.nonzero()[0].astype(np.int32), tuple(ambiguous))
+    if old is new and asked is None and not ambiguous:
+        old.by_itself = pairing
+    return pairing
 
 
 _Groups = dict[tuple[bytes, bool], tuple[list[int], list[int]]]

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture, Table
+from reloader.elf.alike import of_tables
 from reloader.elf.object import ObjectFile
 from reloader.ids import I32, I64, Bool
 from reloader.link.passes.operands import Code, How, Operand, field_widths
@@ -32,6 +33,7 @@ class References:
     code: Bool  # the field is in an instruction
 
 
+@of_tables
 def references_of(file: ObjectFile, writable: Bool, arch: Architecture) -> References:
     """Return the section-symbol relocations of an object into some of its sections."""
     symbol = file.relocations["r_sym"].astype(np.int64)
@@ -40,7 +42,7 @@ def references_of(file: ObjectFile, writable: Bool, arch: Architecture) -> Refer
     chosen &= writable[np.maximum(section, 0)]
     flags = file.sections["sh_flags"][file.relocation_sections]
     chosen &= ((flags & _ALLOC) != 0) & (field_widths(file.relocations, arch) > 0)
-    rows = np.flatnonzero(chosen)
+    rows = chosen.nonzero()[0]
     kind = arch.kind_of_number[file.relocations["r_type"][rows]]
     kinds = arch.kinds[kind]
     plain = (kinds["table"] == Table.NONE) & ~kinds["branch"] & (kinds["width"] >= _FIELD)

@@ -14,9 +14,8 @@ from reloader.arch.base import Architecture, Rewritten, Table
 from reloader.ids import I64, NO_ROW, Bool
 from reloader.link.fixup import edge_values
 from reloader.link.graph import LinkGraph
-from reloader.link.grow import lookup, some_edges
+from reloader.link.grow import lookup
 from reloader.link.layout import fresh_blocks
-from reloader.link.passes.functions import content_fields
 
 _RELAXABLE: Final = (
     "X"  # GOTPCRELX and REX_GOTPCRELX: the assembler vouches for the instruction
@@ -30,7 +29,7 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
     rows = _candidates(graph, arch)
     if not len(rows):
         return
-    field = content_fields(graph, some_edges(edges, rows))
+    field = graph.blocks.content[edges.block[rows]] + edges.offset[rows]
     plan = arch.plan_got(graph.content, field)
     entry = _entry_edges(graph, rows)
     weak_zero = graph.symbols.addr[edges.symbol[np.maximum(entry, 0)]] == 0
@@ -48,7 +47,7 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
 
 def _candidates(graph: LinkGraph, arch: Architecture) -> I64:
     edges = graph.edges
-    rows = np.flatnonzero(_relaxable(arch)[edges.kind])
+    rows = _relaxable(arch)[edges.kind].nonzero()[0]
     return rows[edges.live[rows] & fresh_blocks(graph)[edges.block[rows]]]
 
 
@@ -65,7 +64,7 @@ def _entry_edges(graph: LinkGraph, rows: I64) -> I64:
     key = (edges.block.astype(np.int64) << 32) | edges.offset
     block = lookup(symbols.block, edges.symbol[rows], NO_ROW).astype(np.int64)
     wanted = (block << 32) | np.maximum(edges.addend[rows] - _TO_NEXT, 0)
-    at = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+    at = np.minimum(key.searchsorted(wanted), max(len(key) - 1, 0))
     return np.where(key[at] == wanted, at, NO_ROW).astype(np.int64)
 
 

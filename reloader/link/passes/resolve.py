@@ -74,7 +74,7 @@ def unify(graph: LinkGraph) -> None:
         DuplicateSymbolError: Two strong definitions of one name.
     """
     symbols, edges = graph.symbols, graph.edges
-    named = np.flatnonzero((symbols.binding != STB_LOCAL) & (symbols.object != NO_ROW))
+    named = ((symbols.binding != STB_LOCAL) & (symbols.object != NO_ROW)).nonzero()[0]
     if len(graph.objects) == 1:
         return  # the assembler has refused duplicates and resolved the rest
     defined = named[
@@ -145,12 +145,12 @@ def prefer_existing(graph: LinkGraph, source: SymbolSource) -> None:
     shared = one_of(symbols.binding, (STB_WEAK, STB_GNU_UNIQUE))
     common = np.zeros(len(shared), np.bool_)
     for owner, file in enumerate(graph.objects):
-        rows = np.flatnonzero(file.symbol_sections == COMMON)
+        rows = (file.symbol_sections == COMMON).nonzero()[0]
         common[rows + int(graph.first_symbol[owner])] = True
     shared |= common
     shared &= (symbols.origin == Origin.BLOCK) & (symbols.addr == np.uint64(NO_ADDR))
     shared &= symbols.visibility == 0
-    rows = np.flatnonzero(shared).astype(np.int32)
+    rows = shared.nonzero()[0].astype(np.int32)
     if not len(rows):
         return
     found = source.find(names_of(graph, rows))
@@ -175,7 +175,7 @@ def _refuse_larger(graph: LinkGraph, rows: I32, found: Definitions, common: Bool
                     int(found.size[at]),
                     int(symbols.size[rows[at]]),
                 )
-                for at in np.flatnonzero(larger).tolist()
+                for at in larger.nonzero()[0].tolist()
             ]
         )
 
@@ -222,7 +222,7 @@ def resolve(graph: LinkGraph, source: SymbolSource, lines: Lines = no_lines) -> 
         UndefinedSymbolsError: Some names are defined nowhere; carries all of them.
     """
     symbols, used = graph.symbols, used_symbols(graph)
-    rows = np.flatnonzero(used & (symbols.origin == Origin.UNDEFINED)).astype(np.int32)
+    rows = (used & (symbols.origin == Origin.UNDEFINED)).nonzero()[0].astype(np.int32)
     rows = rows[~_made_by_linker(graph, rows, first=True)]
     found = source.find(names_of(graph, rows))
     # The address `dlsym` gives for a thread-local variable is that of one thread's copy.
@@ -282,7 +282,7 @@ def _missing_rows(
 ) -> list[MissingRow]:
     """Return one row a name, at the first place that wants it."""
     edges, symbols = graph.edges, graph.symbols
-    used = np.flatnonzero(live_edges(graph) & np.isin(edges.symbol, missing))
+    used = (live_edges(graph) & np.isin(edges.symbol, missing)).nonzero()[0]
     places: dict[bytes, list[int]] = {}
     for edge in used.tolist():
         places.setdefault(symbols.name[int(edges.symbol[edge])], []).append(edge)

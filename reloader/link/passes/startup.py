@@ -40,7 +40,7 @@ def plan_startup(graph: LinkGraph, live: list[LiveObject | None], report: DataRe
     Raises:
         MixedConstructorError: One would initialise kept variables again.
     """
-    tables = np.flatnonzero(named_blocks(graph, _INIT))
+    tables = named_blocks(graph, _INIT).nonzero()[0]
     for block in tables.tolist():
         before = live[int(graph.blocks.object[block])]
         if before is None:
@@ -82,7 +82,7 @@ def _parts(graph: LinkGraph, row: int) -> list[int]:
     owner = int(symbols.object[row])
     first, end = int(graph.first_symbol[owner]), int(graph.first_symbol[owner + 1])
     functions = (symbols.type[first:end] == STT_FUNC) & (symbols.block[first:end] != NO_ROW)
-    rows = (np.flatnonzero(functions) + first).tolist()
+    rows = (functions.nonzero()[0] + first).tolist()
     return [row, *(r for r in rows if r != row and _PARTS.match(symbols.name[r]))]
 
 
@@ -96,7 +96,7 @@ def _touched(graph: LinkGraph, row: int) -> tuple[set[str], set[str]]:
         offset = edges.offset[own].astype(np.int64)
         start = int(symbols.offset[part])
         inside = (offset >= start) & (offset < start + max(int(symbols.size[part]), 1))
-        for edge in (np.flatnonzero(inside) + own.start).tolist():
+        for edge in (inside.nonzero()[0] + own.start).tolist():
             target = int(edges.symbol[edge])
             block = int(symbols.block[target])
             if symbols.origin[target] == Origin.BLOCK:
@@ -127,7 +127,7 @@ def _name(graph: LinkGraph, row: int, addend: int) -> str:
         section = int(file.symbol_sections[row - int(graph.first_symbol[owner])])
         _, table = own_variables(file)
         at: I64 = table.offset - (addend + _TO_NEXT)
-        near = np.flatnonzero((table.section == section) & (at <= 0))
+        near = ((table.section == section) & (at <= 0)).nonzero()[0]
         if len(near):
             name = table.name[int(near[-1])]
     return name.decode("utf-8", "replace")

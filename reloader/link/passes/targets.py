@@ -8,6 +8,7 @@ end of the instruction; equal fields carry equal distances, so it is compared, n
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from reloader.link.passes.versions import (
     equal_bytes,
     key_of,
 )
+
+_UNKNOWN = np.uint64(NO_ADDR & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,7 @@ def compare_targets(match: Matcher, pairs: Pairs) -> Verdict:
     inside = known & (block >= 0) & (graph.blocks.object[block] == match.row)
     new_section = np.where(inside, graph.blocks.section[block], NO_ROW).astype(np.int64)
     new_place = graph.symbols.offset[symbol].astype(np.int64) + addend
-    was = old.symbol[pairs.old]
-    old_section = old.file.symbol_sections[was].astype(np.int64)
-    old_place = old.file.symbols["st_value"][was].astype(np.int64) + old.addend[pairs.old]
+    old_section, old_place = old.home[pairs.old], old.place[pairs.old]
     region = graph.blocks.region[block]
     fixed = (region == Region.CODE) | (region == Region.RODATA)
     merge = inside & (graph.blocks.merge[block] > 0)
@@ -74,12 +75,11 @@ def compare_targets(match: Matcher, pairs: Pairs) -> Verdict:
     )
     equal |= same_pieces(match, pairs, merge, symbol)
     equal |= inside & same_thread_locals(match, pairs, new_section, new_place)
-    sized = match.fields.sized[match.new.number[pairs.new]]
-    size = graph.symbols.size[symbol] != old.file.symbols["st_size"][was]
-    wrong = (sized & size) | ~known
+    wrong = ~known | other_sizes(match, pairs, symbol)
     # a thread-local variable that is started anew gets another place
-    placed = match.live.symbol_addr[was].astype(np.int64) != NO_ADDR
-    wrong |= inside & placed & (graph.symbols.type[symbol] == STT_TLS)
+    thread = inside & (graph.symbols.type[symbol] == STT_TLS)
+    if np.count_nonzero(thread):
+        wrong |= thread & (match.live.symbol_addr[old.symbol[pairs.old]] != _UNKNOWN)
     return Verdict(
         equal=equal & ~wrong,
         depends=depends & ~equal & ~wrong,
@@ -88,6 +88,16 @@ def compare_targets(match: Matcher, pairs: Pairs) -> Verdict:
         old_section=old_section,
         old_place=old_place,
     )
+
+
+def other_sizes(match: Matcher, pairs: Pairs, symbol: I64) -> Bool:
+    """Return where a symbol's size is asked for that was another."""
+    sized = match.fields.sized[match.new.number[pairs.new]]
+    if np.count_nonzero(sized):
+        before: Any = match.old.file.symbols
+        was = before["st_size"][match.old.symbol[pairs.old]]
+        sized &= match.graph.symbols.size[symbol] != was
+    return sized
 
 
 def own_symbol(match: Matcher, symbol: I64) -> I64:
@@ -99,11 +109,12 @@ def own_symbol(match: Matcher, symbol: I64) -> I64:
 def same_names(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bool:
     """Return where both sides are undefined and ask for the same name."""
     old = match.old
-    source, was = own_symbol(match, symbol), old.symbol[pairs.old]
     both = match.graph.symbols.origin[symbol] == Origin.UNDEFINED
-    both = both & (source >= 0) & (old.file.symbol_sections[was] == UNDEFINED)
-    if not both.any():
+    both &= old.home[pairs.old] == UNDEFINED
+    if not np.count_nonzero(both):
         return both
+    source, was = own_symbol(match, symbol), old.symbol[pairs.old]
+    both &= source >= 0
     name = match.new_name[source] == match.old_name[was]
     binding = match.graph.symbols.binding[symbol] == old.file.bindings()[was]
     return both & name & binding & (addend == old.addend[pairs.old])
@@ -121,18 +132,16 @@ def same_functions(match: Matcher, pairs: Pairs, symbol: I64, addend: I64) -> Bo
     stable = symbols.reloadable[symbol] & (symbols.origin[symbol] == Origin.BLOCK)
     stable &= (namesake >= 0) & (addr.astype(np.int64) != NO_ADDR)
     stable &= match.live.symbol_addr[namesake] == addr
-    if not stable.any():
+    if not np.count_nonzero(stable):
         return stable
     field = match.new.number[pairs.new]
     # in code the end of a PC-relative field is the end of a call or lea; in data it is S itself
     code = (match.new.flags[match.new.section[pairs.new]] & SHF_EXECINSTR) != 0
     ends = match.fields.pc[field] & code & (match.fields.width[field] == 4)
     start = addend == np.where(ends, -4, 0)
-    was = old.symbol[pairs.old]
-    place = old.file.symbols["st_value"][was].astype(np.int64) + old.addend[pairs.old]
-    home = old.file.symbol_sections
     value = old.file.symbols["st_value"][namesake].astype(np.int64)
-    return stable & start & (home[was] == home[namesake]) & (place - value == addend)
+    there = old.home[pairs.old] == old.file.symbol_sections[namesake]
+    return stable & start & there & (old.place[pairs.old] - value == addend)
 
 
 def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
@@ -143,13 +152,13 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
     """
     result = np.zeros(len(merge), np.bool_)
     old, new = match.old, match.new
-    home = old.file.symbol_sections[old.symbol[pairs.old]].astype(np.int64)
+    home = old.home[pairs.old]
     both = merge & (home >= 0) & ((old.flags[np.maximum(home, 0)] & SHF_MERGE) != 0)
-    rows = np.flatnonzero(both)
+    rows = both.nonzero()[0]
     if not len(rows):
         return result
-    graph, edge = match.graph, match.edge[pairs.new[rows]]
-    chosen, addend = symbol[rows], graph.edges.addend[match.edge[pairs.new[rows]]]
+    graph, chosen = match.graph, symbol[rows]
+    addend = graph.edges.addend[match.edge[pairs.new[rows]]]
     section = graph.blocks.section[graph.symbols.block[chosen]].astype(np.int64)
     was, before = old.symbol[pairs.old[rows]], old.addend[pairs.old[rows]]
     pc = match.fields.pc[new.number[pairs.new[rows]]] * np.int64(4)
@@ -157,7 +166,7 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
     old_named = old.file.types()[was] != STT_SECTION
     value = graph.symbols.offset[chosen].astype(np.int64)
     past = old.file.symbols["st_value"][was].astype(np.int64)
-    new_at = value + np.where(new_named, 0, graph.edges.addend[edge] + pc)
+    new_at = value + np.where(new_named, 0, addend + pc)
     old_at = past + np.where(old_named, 0, before + pc)
     # what stays outside of the piece: the whole addend of a label, the field's end otherwise
     rest = np.where(new_named, addend, -pc) == np.where(old_named, before, -pc)
@@ -165,7 +174,7 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
     equal &= (new_at >= 0) & (new_at < new.size[section])
     # an immediate behind the field would put the piece 4 bytes on: then both must agree
     loose = (pc > 0) & ~(new_named & old_named)
-    left = np.flatnonzero(~equal & rest)
+    left = (~equal & rest).nonzero()[0]
     if len(left):
         places = (home[rows][left], old_at[left]), (section[left], new_at[left])
         equal[left] = equal_pieces((old, new), places, loose[left])
@@ -175,11 +184,10 @@ def same_pieces(match: Matcher, pairs: Pairs, merge: Bool, symbol: I64) -> Bool:
 
 def equal_sections(old: Version, new: Version, was: I64, section: I64) -> Bool:
     """Return where two mergeable sections hold the same bytes, cut in the same way."""
-    key, first, row = np.unique(
-        was << OFFSET_BITS | section, return_index=True, return_inverse=True
-    )
-    if not len(key):
-        return np.zeros(0, np.bool_)
+    key = was << OFFSET_BITS | section
+    first, row = np.zeros(1, np.int64), np.zeros(len(key), np.int64)
+    if bool((key != key[0]).any()):
+        _, first, row = np.unique(key, return_index=True, return_inverse=True)
     was, section = was[first], section[first]
     zero = np.zeros(len(was), np.int64)
     same = (old.size[was] == new.size[section]) & (old.flags[was] == new.flags[section])
@@ -219,21 +227,20 @@ def same_thread_locals(match: Matcher, pairs: Pairs, section: I64, place: I64) -
     old, new = match.old, match.new
     if not bool((new.flags & SHF_TLS).any()):
         return np.zeros(len(section), np.bool_)
-    home = old.file.symbol_sections[old.symbol[pairs.old]].astype(np.int64)
-    was = old.file.symbols["st_value"][old.symbol[pairs.old]].astype(np.int64)
+    home = old.home[pairs.old]
     both = (home >= 0) & (section >= 0)
     both &= (new.flags[np.maximum(section, 0)] & SHF_TLS) != 0
     both &= match.old_of_section[np.maximum(section, 0)] == home
     both &= new.size[np.maximum(section, 0)] == old.size[np.maximum(home, 0)]
     if bool(both.any()) and thread_locals(old) != thread_locals(new):
         return np.zeros(len(both), np.bool_)
-    return both & (was + old.addend[pairs.old] == place)
+    return both & (old.place[pairs.old] == place)
 
 
 def thread_locals(version: Version) -> list[tuple[bytes, int, int]]:
     """Return name, offset and size of every thread-local variable, in a fixed order."""
     file = version.file
-    rows = np.flatnonzero(file.types() == STT_TLS)
+    rows = (file.types() == STT_TLS).nonzero()[0]
     values: list[int] = file.symbols["st_value"][rows].tolist()
     sizes: list[int] = file.symbols["st_size"][rows].tolist()
     names: list[bytes] = [file.symbol_names[row] for row in rows.tolist()]

@@ -35,7 +35,7 @@ def relax_thread_locals(graph: LinkGraph, arch: Architecture, lines: Lines = no_
         UnsupportedSymbolError: A sequence has a form that we do not know.
     """
     edges = graph.edges
-    rows = np.flatnonzero(one_of(kind_columns(arch).table, _REWRITTEN)[edges.kind])
+    rows = one_of(kind_columns(arch).table, _REWRITTEN)[edges.kind].nonzero()[0]
     rows = rows[live_edges(graph)[rows]] if len(rows) else rows
     if not len(rows):
         return
@@ -75,7 +75,7 @@ def refuse_new_thread_locals(
         return
     wrong = live_edges(graph) & (placeless[edges.symbol] | (offset & ~_has_offset(graph)))
     if wrong.any():
-        _refuse(graph, np.flatnonzero(wrong), (_NEW, _NEW_REMEDY), lines)
+        _refuse(graph, wrong.nonzero()[0], (_NEW, _NEW_REMEDY), lines)
 
 
 @lru_cache

@@ -7,11 +7,11 @@ of its own, so that any of them can go without the others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
+from reloader.elf.alike import of_tables
 from reloader.elf.object import COMMON, ObjectFile
 from reloader.errors.data import LayoutRow, VariableRow
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, Bool, Region
@@ -44,7 +44,7 @@ NO_PIECES: Final = ThreadPieces(
 )
 
 
-@lru_cache(maxsize=16)
+@of_tables
 def thread_variables(file: ObjectFile) -> Variables:
     """Return the thread-local variables that an object defines, COMMON ones included."""
     headers: Any = file.sections
@@ -106,7 +106,7 @@ class _Pairs:
         if self.before is None:
             return
         report.reinitialised += [self.names.shown(row) for row in sorted(anew)]
-        new = [row for row in np.flatnonzero(old_row < 0).tolist() if row not in anew]
+        new = [row for row in (old_row < 0).nonzero()[0].tolist() if row not in anew]
         report.new += [self.names.shown(row) for row in new]
         shared = self.rows[(old_row == NO_ROW) & ~self.new.local]
         blocks: list[int] = np.unique(symbols.block[shared]).tolist()
@@ -136,7 +136,7 @@ class _Pairs:
         report.removed += [old_names.shown(row) for row in pairing.removed.tolist()]
         report.pairs.append(Kept(self.row, old_names, self.names, old_row))
         symbols = self.graph.symbols
-        for new in np.flatnonzero(old_row >= 0).tolist():
+        for new in (old_row >= 0).nonzero()[0].tolist():
             old = int(old_row[new])
             addr = before.symbol_addr[past.symbol[old]]
             if addr == _UNKNOWN:
@@ -187,7 +187,7 @@ def place_thread_locals(graph: LinkGraph, take: TakeThreadRoom | None) -> Thread
         (int(b), int(s)): int(o)
         for b, s, o in zip(pieces.block, pieces.start, pieces.offset, strict=True)
     }
-    for row in np.flatnonzero(_unplaced(graph)).tolist():
+    for row in _unplaced(graph).nonzero()[0].tolist():
         offset = at.get((int(symbols.block[row]), int(symbols.offset[row])))
         if offset is not None:
             symbols.addr[row] = symbols.entry[row] = np.uint64(offset & NO_ADDR)
@@ -211,7 +211,7 @@ def _wanting(graph: LinkGraph) -> ThreadPieces:
     if not unplaced.any():
         return NO_PIECES
     used = used_symbols(graph)
-    placed = {symbols.name[row] for row in np.flatnonzero(unplaced & used).tolist()}
+    placed = {symbols.name[row] for row in (unplaced & used).nonzero()[0].tolist()}
     rows: list[tuple[int, int, int, int]] = []
     for owner, file in enumerate(graph.objects):
         table = thread_variables(file)

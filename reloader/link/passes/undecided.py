@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reloader.ids import I32, I64, NO_ROW, Bool
+from reloader.ids import I32, I64, Bool
 from reloader.link.cache import copied
 from reloader.link.graph import LinkGraph
 from reloader.link.passes.match_functions import function_sizes, same_functions
@@ -61,35 +61,4 @@ def can_wait(match: Matcher, rows: I64, moves: Moves) -> bool:
     block = symbols.block[rows]
     sure = np.zeros(len(match.graph.blocks.object), np.bool_)
     sure[block[reached & changed]] = True
-    rest = set(block[~sure[block]].tolist())
-    return all(edited_in_place(match, rows[block == row], row) for row in rest)
-
-
-def edited_in_place(match: Matcher, rows: I64, block: int) -> bool:
-    """Return whether bytes of a function that callers reach differ, and nothing moved.
-
-    Where nothing moved, a branch that leads to the same function has the same bytes.
-
-    Args:
-        match: Both versions.
-        rows: The functions of the block; all have a namesake of their size.
-        block: The block.
-    """
-    symbols, old, new = match.graph.symbols, match.old, match.new
-    source = symbols.source[rows]
-    was = match.old_of_function[source]
-    section = int(match.graph.blocks.section[block])
-    before = int(match.old_of_section[section]) if section != NO_ROW else NO_ROW
-    if before == NO_ROW or new.size[section] != old.size[before]:
-        return False
-    start = new.file.symbols["st_value"][source]
-    moved = start != old.file.symbols["st_value"][was]
-    if bool((moved | (old.file.symbol_sections[was] != before)).any()):
-        return False
-    first, past = int(new.start[section]), int(old.start[before])
-    size = int(new.size[section])
-    here = np.frombuffer(new.masked, np.uint8, size, first)
-    differs = np.flatnonzero(here != np.frombuffer(old.masked, np.uint8, size, past))
-    low = start[symbols.reloadable[rows]].astype(np.int64)
-    high = low + function_sizes(new)[source][symbols.reloadable[rows]]
-    return bool((differs.searchsorted(low) < differs.searchsorted(high)).any())
+    return bool(sure[block].all())

@@ -6,13 +6,14 @@ column operation over units or over the pairs of relocations inside them.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reloader.elf.alike import of_equal_tables, of_tables
 from reloader.elf.constants import SHF_ALLOC, SHT_NOBITS, STT_FUNC, STT_GNU_IFUNC
 from reloader.elf.gather import rows_of
 from reloader.elf.object import ObjectFile
@@ -67,10 +68,13 @@ class Version:
     number: I64  # relocation type
     symbol: I64
     addend: I64
+    home: I64  # as ObjectFile.symbol_sections, of the symbol
+    place: I64  # S + A from the start of that section
     flags: I64  # (s,) sh_flags
     size: I64  # (s,) sh_size
     start: I64  # (s,) file offset of the section's bytes; NO_ROW: all zero
-    masked: bytearray  # the file, relocated fields zero
+    fields: list[tuple[int, I64]]  # (bytes, places in the file) of relocated fields
+    masked: bytearray  # the file, these zero
 
 
 class Columns:
@@ -115,13 +119,20 @@ class Pairs(Columns):
 @lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
 def version_of(file: ObjectFile, kinds: Fields) -> Version:
     """Return an object's columns for the diff; markers without a field are left out."""
+    like = _columns_of(file, kinds)
+    return replace(like, file=file, masked=_without_fields(file.data, like.fields))
+
+
+@of_tables
+def _columns_of(file: ObjectFile, kinds: Fields) -> Version:
+    """Return all but the bytes."""
     flags = file.sections["sh_flags"].astype(np.int64)
     number = file.relocations["r_type"].astype(np.int64)
     known = np.minimum(number, len(kinds.width) - 1)
     width = np.where(number == known, kinds.width[known], 8)
     loaded = (flags[file.relocation_sections] & SHF_ALLOC) != 0
-    rows = np.flatnonzero(loaded & ((width > 0) & (number != 0)))
-    table = file.relocations[rows]
+    rows = (loaded & ((width > 0) & (number != 0))).nonzero()[0]
+    table: Any = file.relocations[rows]
     section = file.relocation_sections[rows].astype(np.int64)
     offset = table["r_offset"].astype(np.int64)
     key = key_of(section, offset)
@@ -133,29 +144,32 @@ def version_of(file: ObjectFile, kinds: Fields) -> Version:
     start = np.where(nobits, NO_ROW, file.sections["sh_offset"].astype(np.int64))
     held = start[section] >= 0
     at = (start[section] + offset)[held]
-    masked = without_fields(file.data, at, width[rows][held])
+    width = width[rows][held]
+    symbol, addend = table["r_sym"].astype(np.int64), table["r_addend"].astype(np.int64)
     return Version(
         file=file,
         key=key,
         section=section,
         offset=offset,
         number=table["r_type"].astype(np.int64),
-        symbol=table["r_sym"].astype(np.int64),
-        addend=table["r_addend"].astype(np.int64),
+        symbol=symbol,
+        addend=addend,
+        home=file.symbol_sections[symbol].astype(np.int64),
+        place=file.symbols["st_value"][symbol].astype(np.int64) + addend,
         flags=flags,
         size=file.sections["sh_size"].astype(np.int64),
         start=start,
-        masked=masked,
+        fields=[(size, at[width == size]) for size in _WORDS if bool((width == size).any())],
+        masked=bytearray(),
     )
 
 
-def without_fields(data: U8, at: I64, width: NDArray[np.uint8]) -> bytearray:
+def _without_fields(data: U8, fields: Sequence[tuple[int, I64]]) -> bytearray:
     """Return the bytes with each field zero: assemblers may leave anything in them."""
     result = bytearray(data.data)
-    for size in np.unique(width).tolist():
-        places = at[width == size]
+    for size, places in fields:
         count = len(result) - size + 1
-        if count > 0 and size in _WORDS:  # a view with one element a byte position
+        if count > 0:  # a view with one element a byte position
             window = np.ndarray((count,), f"<u{size}", result, strides=(1,))
             window[np.minimum(places, count - 1)] = 0
     return result
@@ -186,10 +200,11 @@ def numbered(keys: Sequence[Hashable]) -> list[tuple[Hashable, int]]:
     return result
 
 
+@of_equal_tables
 def pair_sections(old: Version, new: Version) -> I64:
     """Return the old section of each new one, or NO_ROW; only loaded sections are paired."""
-    old_rows = np.flatnonzero(old.flags & SHF_ALLOC)
-    new_rows = np.flatnonzero(new.flags & SHF_ALLOC)
+    old_rows = (old.flags & SHF_ALLOC).nonzero()[0]
+    new_rows = (new.flags & SHF_ALLOC).nonzero()[0]
     pairs = pair_keys(section_keys(old.file, old_rows), section_keys(new.file, new_rows))
     result = np.full(len(new.flags), NO_ROW, np.int64)
     found = pairs >= 0
@@ -235,12 +250,12 @@ def pair_relocations(old: Version, new: Version, units: Units) -> tuple[Bool, Pa
     """
     new_key = key_of(units.new_section, units.new_start)
     old_key = key_of(units.old_section, units.old_start)
-    new_first = np.searchsorted(new.key, new_key)
-    old_first = np.searchsorted(old.key, old_key)
-    count = np.searchsorted(new.key, new_key + units.size) - new_first
-    equal = count == np.searchsorted(old.key, old_key + units.size) - old_first
-    kept = np.flatnonzero(equal)
-    unit = np.repeat(kept, count[kept])
+    new_first = new.key.searchsorted(new_key)
+    old_first = old.key.searchsorted(old_key)
+    count = new.key.searchsorted(new_key + units.size) - new_first
+    equal = count == old.key.searchsorted(old_key + units.size) - old_first
+    kept = equal.nonzero()[0]
+    unit = kept.repeat(count[kept])
     new_row = rows_of(new_first[kept], count[kept])
     old_row = rows_of(old_first[kept], count[kept])
     distance = new.key[new_row] - new_key[unit] != old.key[old_row] - old_key[unit]
@@ -259,15 +274,16 @@ def spread(same: Bool, user: I64, used: I64) -> None:
         user: (d,) the unit that depends.
         used: (d,) the unit it depends on.
     """
-    if not len(user):
+    unequal = ~same[used] & same[user]
+    if not np.count_nonzero(unequal):
         return
-    order = np.argsort(used, kind="stable")
+    order = used.argsort(kind="stable")
     user, used = user[order], used[order]
-    frontier = np.flatnonzero(~same)
+    frontier = (~same).nonzero()[0]
     # every dependency is looked at once, when what it depends on turns unequal
     while len(frontier):
-        first = np.searchsorted(used, frontier)
-        count = np.searchsorted(used, frontier, side="right") - first
+        first = used.searchsorted(frontier)
+        count = used.searchsorted(frontier, side="right") - first
         reached = user[rows_of(first, count)]
         frontier = np.unique(reached[same[reached]])
         same[frontier] = False
@@ -279,4 +295,4 @@ def function_rows(file: ObjectFile, flags: I64, wanted: int) -> I32:
     home = file.symbol_sections
     defined = (home >= 0) & ((types == STT_FUNC) | (types == STT_GNU_IFUNC))
     inside = (flags[np.maximum(home, 0)] & wanted) != 0
-    return np.flatnonzero(defined & inside).astype(np.int32)
+    return (defined & inside).nonzero()[0].astype(np.int32)

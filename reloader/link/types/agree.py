@@ -21,9 +21,10 @@ from reloader.errors.types import TypeChangedError, TypeRow, TypeShape
 from reloader.link.passes.data_report import Kept
 from reloader.link.passes.pair_variables import base_name
 from reloader.link.types.callers import callers, is_private, mentions
-from reloader.link.types.compare import Compared, Comparison, Pair, compare_functions
+from reloader.link.types.compare import Compared, Comparison, Pair, bare, compare_functions
 from reloader.link.types.debug import same_types, tells
 from reloader.link.types.describe import function_name, shape_of, shown_name
+from reloader.link.types.taken import handed_out
 from reloader.live.objects import LiveObject
 
 _DATA_TYPES: Final = (0, 1, 5, 6)  # STT_NOTYPE, STT_OBJECT, STT_COMMON, STT_TLS
@@ -42,13 +43,14 @@ class Finding:
     variables: list[str] = field(default_factory=list[str])
     calls: list[str] = field(default_factory=list[str])
     objects: list[str] = field(default_factory=list[str])
+    pointers: list[str] = field(default_factory=list[str])
 
     def row(self) -> TypeRow:
         """Return it for people."""
         return TypeRow(
             self.file.name, self.title, self.reason, self.live, self.new,
             tuple(dict.fromkeys(self.variables)), tuple(dict.fromkeys(self.calls)),
-            tuple(dict.fromkeys(self.objects)),
+            tuple(dict.fromkeys(self.objects)), tuple(dict.fromkeys(self.pointers)),
         )  # fmt: skip
 
 
@@ -115,11 +117,12 @@ class Agreement:
                     return True
         return False
 
-    def refuse(self, kept: Sequence[Kept]) -> None:
+    def refuse(self, kept: Sequence[Kept], taken: Collection[str] = ()) -> None:
         """Refuse what would let two layouts meet.
 
         Args:
             kept: The variables that go on; rows are those of `objects`, more are left alone.
+            taken: The functions that are called through pointers.
 
         Raises:
             TypeChangedError: Carries every type on which the sides do not agree.
@@ -127,7 +130,7 @@ class Agreement:
         self.findings.clear()
         for row, comparison in self.comparisons.items():
             self.kept(row, comparison, kept)
-            self.functions(row, comparison)
+            self.functions(row, comparison, taken)
             self.outer(row, comparison)
             self.others(row, comparison)
         found = [item for item in self.findings.values() if self.matters(item)]
@@ -185,8 +188,8 @@ class Agreement:
             if comparison.differ(pair):
                 self.finding(row, pair).variables.append(name + through(comparison, pair))
 
-    def functions(self, row: int, comparison: Comparison) -> None:
-        """Find functions of other parameters or results that are called from what stays."""
+    def functions(self, row: int, comparison: Comparison, taken: Collection[str]) -> None:
+        """Find functions of other parameters or results that old callers or data reach."""
         old, new = comparison.old.functions, comparison.new.functions
         for key in sorted(old.keys() & new.keys()):
             verdict = compare_functions(old[key], new[key])
@@ -194,8 +197,12 @@ class Agreement:
             if not wrong and not verdict.reason:
                 continue
             users = [user for live in self.stays() for user in callers(live.file, key)]
+            pointers = handed_out(key, old[key], taken) if wrong else []
+            if not users and not pointers:
+                continue
+            found = self.call(row, key, verdict, wrong, old[key], new[key])
+            found.pointers += pointers
             if users:
-                found = self.call(row, key, verdict, wrong, old[key], new[key])
                 found.calls.append(f"{old[key].name} is called by {', '.join(users)}")
 
     def outer(self, row: int, comparison: Comparison) -> None:
@@ -206,6 +213,8 @@ class Agreement:
             if self.live[at] is None or at in self.comparisons
             for name in defined(file)
         }
+        # what only exists inside of its callers stays nowhere
+        used = set(self.objects[row].symbol_names)
         old, new = comparison.old, comparison.new
         for key in sorted(old.outer_variables.keys() & new.outer_variables.keys()):
             pair = old.outer_variables[key], new.outer_variables[key]
@@ -216,7 +225,7 @@ class Agreement:
             before, after = old.outer_functions[key], new.outer_functions[key]
             verdict = compare_functions(before, after)
             wrong = [pair for pair in verdict.children if comparison.differ(pair)]
-            if (wrong or verdict.reason) and key.encode() not in own:
+            if (wrong or verdict.reason) and key.encode() in used - own:
                 found = self.call(row, key, verdict, wrong, before, after)
                 found.calls.append(f"it is passed to or got from {before.name}, which stays")
 
@@ -256,7 +265,8 @@ class Agreement:
         comparison = self.comparisons[row]
         if wrong and not verdict.reason:
             cause = comparison.cause(wrong[0])[-1]
-            if is_compound(comparison.old, cause[0]):
+            plain = bare(comparison.old, cause[0])
+            if plain is not None and is_compound(comparison.old, plain[0]):
                 return self.finding(row, wrong[0])
             verdict = Compared(comparison.reason(cause))
         before, after = (
@@ -270,10 +280,12 @@ class Agreement:
     def finding(self, row: int, pair: Pair) -> Finding:
         """Return the finding of the difference that a pair leads to."""
         comparison = self.comparisons[row]
-        cause = comparison.cause(pair)[-1]
+        old, new = comparison.old, comparison.new
+        before, after = comparison.cause(pair)[-1]
+        one, other = bare(old, before), bare(new, after)  # `const` of it is the same difference
+        cause = (one[0], other[0]) if one and other else (before, after)
         known = self.findings.get((row, cause))
         if known is None:
-            old, new = comparison.old, comparison.new
             known = self.findings[row, cause] = Finding(
                 comparison, self.objects[row], shown_name(old, cause[0]),
                 comparison.reason(cause), shape_of(old, cause[0]), shape_of(new, cause[1]),
