@@ -4,6 +4,7 @@ Every claim that is printed is checked; the first that does not hold ends the de
 1.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,9 @@ def main() -> int:
             play(show)
     except (DemoError, subprocess.CalledProcessError):
         return 1
+    except KeyboardInterrupt:  # what was started has been ended by then
+        say("\ninterrupted")
+        return 128 + signal.SIGINT
     say("\nAll of the above was checked while it ran.")
     return 0
 

@@ -128,6 +128,7 @@ class Client:
             watch=list(watch),
             source=list(source),
             cwd=str(Path.cwd()),
+            build_env=dict(os.environ),
             consistent=modes.get("consistent"),
             replay=modes.get("replay"),
             replay_crashed=modes.get("replay_crashed"),

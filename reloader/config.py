@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import dataclass, field, fields
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from reloader.errors.daemon import ConfigError, UnknownKeyError, WrongTypeError
@@ -16,16 +17,6 @@ from reloader.hosts.caml.settings import OcamlConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class ArenaConfig:
-    """[arena]: our address space in the target, in MiB; it is reserved, not used."""
-
-    code_mib: int = 256
-    rodata_mib: int = 256
-    data_mib: int = 256
-    near: str = ""  # an address (`0x…`) to lie near; empty: the executable's
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,7 @@ class Config:
     watch: tuple[str, ...] = ()  # folders and globs of objects and archives
     build: str = ""  # the command that makes objects of sources
     source: tuple[str, ...] = ()  # globs; a saved one runs `build`
-    archives: tuple[str, ...] = ()  # searched for what is undefined, as a linker does
+    archives: tuple[str, ...] = ()  # watched too: searched for what is undefined, as by ld
     plugins: tuple[str, ...] = ()  # files of plugins that see every reload; see docs/plugins.md
     program: str = ""  # basename of the process that is meant, under wrappers
     keep: int = 50  # generations whose objects stay loadable
@@ -74,7 +65,6 @@ class Config:
     polling: bool = False  # look at files instead of being told, for network file systems
     polling_interval_s: float = 0.5
     allow_shared_files: bool = False  # take objects and folders that other users may write
-    arena: ArenaConfig = field(default_factory=ArenaConfig)
     retire: RetireConfig = field(default_factory=RetireConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     types: TypesConfig = field(default_factory=TypesConfig)
@@ -83,7 +73,7 @@ class Config:
     migrate: dict[str, str] = field(default_factory=dict[str, str])
 
 
-_POSITIVE: Final = frozenset({"keep", "code_mib", "rodata_mib", "data_mib"})
+_POSITIVE: Final = frozenset({"keep"})  # other whole numbers may be 0
 
 
 def load_config(folder: Path) -> Config:
@@ -134,7 +124,7 @@ def _section(file: Path, kind: type[Any], table: Any, prefix: str) -> Any:  # no
 def _value(file: Path, key: str, value: Any, default: object) -> Any:  # noqa: ANN401 - TOML
     """Return a value in its default's type."""
     match default:
-        case ArenaConfig() | RetireConfig() | HooksConfig() | TypesConfig() | OcamlConfig():
+        case RetireConfig() | HooksConfig() | TypesConfig() | OcamlConfig():
             return _section(file, type(default), value, f"{key}.")
         case tuple():
             return _texts(file, key, value)
@@ -150,8 +140,11 @@ def _value(file: Path, key: str, value: Any, default: object) -> Any:  # noqa: A
             wanted, ok = "a string", isinstance(value, str)
     if not ok:
         raise WrongTypeError(file, key, _type_name(value), wanted)
-    if key.rpartition(".")[2] in _POSITIVE and value < 1:
-        raise WrongTypeError(file, key, str(value), "at least 1")
+    least = int(key.rpartition(".")[2] in _POSITIVE)
+    if type(default) is int and value < least:
+        raise WrongTypeError(file, key, str(value), f"at least {least}")
+    if type(default) is float and not 0 < value < inf:  # seconds and milliseconds, all of them
+        raise WrongTypeError(file, key, str(value), "a number above 0")
     return value
 
 

@@ -31,7 +31,7 @@ from reloader.session.clock import Clock
 from reloader.session.hooks import Hooks, Occasion
 from reloader.session.outcome import Outcome
 from reloader.session.plugins import Event, Plugins
-from reloader.session.report import data_notes, describe
+from reloader.session.report import describe, kept_notes
 
 STEPS = {
     "link": "linking",
@@ -98,7 +98,7 @@ def reload(
             program, objects, options.reinit, options.lines, undo, options.anew
         )
         if plan.is_empty():
-            outcome.notes += data_notes(program, plan.data)
+            outcome.notes += kept_notes(program, plan.data)
             return clock.finish()
         require_same_libraries(program, plan)
 
@@ -124,7 +124,7 @@ def reload(
         thread_local.initialise(program.target, plan.threads)
         limit_s = options.together_s or plan.together_s
         stop = switch.flip_and_redirect(program, plan, limit_s)
-        undo.callback(switch.take_back, program, plan)
+        undo.callback(switch.take_back, program, plan, generation, constructors.retain)
         undo.callback(constructors.retain_registered, program, plan, generation)
         program.host.switch(plan.host, generation)
         if not (plan.host.done and program.target.follow()):

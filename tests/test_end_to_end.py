@@ -149,6 +149,7 @@ def test_owner_knows_names_addresses_and_what_was_meant(project: Project) -> Non
 
 def test_check_changes_nothing_and_says_every_reason(project: Project) -> None:
     project.run()
+    assert "part.o is what is live" in project.verb("check", "part.o")
     project.program.compile(other="int nowhere(int); int twice(int n) { return nowhere(n); }")
     text = project.verb("check", "other.o", status=1)
     assert "nowhere" in text

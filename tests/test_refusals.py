@@ -14,7 +14,7 @@ from tests.support.sources import ROOT
 OTHERS = {"base", "daemon", "linker", "live", "plugins", "session", "watch"}
 OF_OBJECTS = {  # those of the modules above that are about an object after all
     "ArenaFullError", "NotLoadedError", "StillReferredToError", "UnknownObjectError",
-    "UnreadableFileError",
+    "UnreadableFileError", "UntraceableError",
 }  # fmt: skip
 ROW = re.compile(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \|$", re.MULTILINE)
 

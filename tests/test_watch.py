@@ -128,6 +128,23 @@ def test_deleted_and_recreated_files_are_followed(tmp_path: Path) -> None:
             (tmp_path / "a.o").unlink()
 
 
+def test_files_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
+    with watching(tmp_path, ".") as seen:
+        for number in range(20):
+            save(tmp_path / f"temporary{number}.o", "1")
+            (tmp_path / f"shared{number}.o").touch()
+            (tmp_path / f"shared{number}.o").chmod(0o666)
+        assert len(seen.all()) == 20
+        for path in tmp_path.iterdir():
+            if path.name.endswith("9.o"):
+                path.rename(path.with_suffix(".away"))
+            else:
+                path.unlink()
+        assert seen.all() == []
+        assert not seen.watcher._known  # pyright: ignore[reportPrivateUsage]
+        assert not seen.watcher._blocked  # pyright: ignore[reportPrivateUsage]
+
+
 def test_a_deleted_and_recreated_watched_folder_is_followed(tmp_path: Path) -> None:
     build = tmp_path / "deep/er/build"
     build.mkdir(parents=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_SYMBOL: Final = re.compile(r"(?<![A-Za-z0-9_$.])_(?:Z[A-Z0-9]|R[A-Z])[A-Za-z0-9_$.]*[A-Za-z0-9_$]")
+_SYMBOL: Final = re.compile(
+    r"(?<![A-Za-z0-9_$.])_(?:Z[A-Z0-9]|R[A-Z])[A-Za-z0-9_$.]*[A-Za-z0-9_$]"
+)
 _SECONDS: Final = 2.0  # of `c++filt`, which takes milliseconds
 _STRING: Final = "std::basic_string<char, std::char_traits<char>, std::allocator<char>>"
 # what every container and smart pointer has unless somebody chose otherwise

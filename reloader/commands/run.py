@@ -24,6 +24,7 @@ from reloader.commands.control import (
 from reloader.commands.host_command import HOST, host_command
 from reloader.commands.run_program import minding
 from reloader.commands.show import local
+from reloader.config import load_config
 from reloader.wire.protocol import Event, check_peer
 from reloader.wire.spawn import agent_environment, find_program, socket_pair, start_program
 
@@ -94,6 +95,7 @@ def run(  # noqa: PLR0913 - one argument an option
     theirs, daemons = socket_pair()
     with progress(f"preparing {argv[0]}"):
         client = Client.open()
+        program = program or load_config(client.project.folder).program or None
         env = agent_environment(os.environ, theirs, check_peer(client.channel.sock), program)
         reply = client.spawn(
             daemons,
@@ -101,6 +103,7 @@ def run(  # noqa: PLR0913 - one argument an option
             path=absolute(path),
             cwd=str(Path.cwd()),
             env=env,
+            build_env=dict(os.environ),
             program=program,
             link=list(objects.words) if objects else [],
             watch=[*(objects.watch if objects else ()), *(absolute(glob) for glob in watch)],

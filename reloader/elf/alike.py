@@ -32,9 +32,11 @@ class HasFile(Protocol):
 V = TypeVar("V", bound=HasFile)
 
 _PROGBITS: Final = 1
-_MOST_SECTIONS: Final = 4096  # of an object whose layout is worth looking at
+_MOST_SECTIONS: Final = 1 << 16  # of an object whose layout is worth looking at
 _HEADER: Final = 64  # bytes of the ELF header
-_KEPT: Final = 16  # answers of one question: of the objects that change just now
+_WORD: Final = 8  # bytes that are compared at once
+_LAST: Final[list[tuple[U8, U8, I64]]] = []
+_KEPT: Final = 8  # answers of one question: of the objects that change just now
 
 
 def of_tables(
@@ -62,7 +64,7 @@ def of_tables(
 
 
 def of_equal_tables(function: Callable[[V, V], T]) -> Callable[[V, V], T]:
-    """Keep what pairs two versions by their tables, where these are the same; see `of_tables`."""
+    """Keep what two versions with the same tables are paired by; see `of_tables`."""
     known: dict[int, tuple[object, T]] = {}
 
     def kept(old: V, new: V) -> T:
@@ -89,7 +91,7 @@ def alike(old: ObjectFile, data: U8) -> ObjectFile | None:
     if len(old.data) != len(data):
         return None
     at = changed_places(old.data, data)
-    start, end = contents(old)
+    start, end, _ = contents(old)
     if not len(start):
         return None
     row = np.maximum(start.searchsorted(at, side="right") - 1, 0)
@@ -101,17 +103,32 @@ def alike(old: ObjectFile, data: U8) -> ObjectFile | None:
 
 
 def changed_places(old: U8, new: U8) -> I64:
-    """Return the places at which two files of one size differ."""
-    return (old != new).nonzero()[0]
+    """Return the places at which two files of one size differ.
+
+    They are asked for when a version is read and when it is compared: the last ones are kept.
+    """
+    for one, other, places in _LAST:
+        if one is old and other is new:
+            return places
+    whole = len(new) & ~(_WORD - 1)
+    words = (old[:whole].view(np.uint64) != new[:whole].view(np.uint64)).nonzero()[0]
+    at = np.append((words[:, None] * _WORD + np.arange(_WORD)).reshape(-1),
+                   np.arange(whole, len(new)))  # fmt: skip
+    places = at[old[at] != new[at]]
+    _LAST[:] = [(old, new, places)]
+    return places
 
 
 @of_tables
-def contents(file: ObjectFile) -> tuple[I64, I64]:
-    """Return the sorted starts and ends of loaded bytes that are no table; none if in doubt."""
+def contents(file: ObjectFile) -> tuple[I64, I64, I64]:
+    """Return start, end and section of loaded bytes that are no table; none if in doubt.
+
+    Sorted by start.
+    """
     headers: Any = file.sections
     none = np.zeros(0, np.int64)
     if len(headers) > _MOST_SECTIONS:
-        return none, none
+        return none, none, none
     kind, size = headers["sh_type"], headers["sh_size"].astype(np.int64)
     stored = ((kind != SHT_NULL) & (kind != SHT_NOBITS) & (size > 0)).nonzero()[0]
     start = headers["sh_offset"][stored].astype(np.int64)
@@ -122,6 +139,6 @@ def contents(file: ObjectFile) -> tuple[I64, I64]:
     table = int(file.data[40:48].view("<u8")[0])
     inside = (start < table + headers.nbytes) & (table < end)
     if bool((start[1:] < end[:-1]).any() or inside.any() or (start < _HEADER).any()):
-        return none, none
+        return none, none, none
     plain = (headers["sh_flags"][stored] & SHF_ALLOC != 0) & (kind[stored] == _PROGBITS)
-    return start[plain], end[plain]
+    return start[plain], end[plain], stored[plain]

@@ -6,8 +6,7 @@ front of the member's bytes, as `#1/length`. A *thin* archive has the headers al
 members are files beside it.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from reloader.errors.base import Place
 from reloader.errors.objects import ArchiveError, TruncatedError
@@ -20,8 +19,7 @@ BSD_INDEX: Final = b"__.SYMDEF"
 LONG_NAMES: Final = b"//"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One member header."""
 
     name: bytes  # as it stands in the header, trailing spaces removed

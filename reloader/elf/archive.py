@@ -8,7 +8,7 @@ are files relative to the archive's folder.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ from reloader.ids import NO_ROW, U8
 BSD_LONG: Final = b"#1/"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One object of an archive."""
 
     name: str  # unique in the archive: `util.o`, then `util.o:2`
@@ -166,6 +165,8 @@ def numbered(member: Member, seen: dict[str, int]) -> Member:
     seen[name] = count
     if count > 1:
         name = f"{name}:{count}"
+    if name == member.name:
+        return member
     return Member(name, member.offset, member.size, member.source)
 
 

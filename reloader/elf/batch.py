@@ -65,7 +65,7 @@ def read_batch(
         ]
     try:
         batch = _Batch(path, data, members, machine)
-        return [batch.object(row) for row in range(len(members))]
+        return batch.objects()
     except (_OtherFormError, ObjectError):
         half = len(members) // 2
         halves = members[:half], members[half:]
@@ -88,7 +88,6 @@ class _Batch:
         self, path: str, data: U8, members: list[tuple[str, int, int]], machine: int
     ) -> None:
         self.path, self.data, self.members, self.machine = path, data, members, machine
-        self.names = [name for name, _, _ in members]
         self.start = np.array([start for _, start, _ in members], np.int64)
         self.size = np.array([size for _, _, size in members], np.int64)
         self.read_sections()
@@ -177,7 +176,6 @@ class _Batch:
         start = self.start + headers["sh_offset"].astype(np.int64)
         self.symbols: Any = self.gathered(start, size, SYM)
         self.symbol_count = size // SYM.itemsize
-        self.first_symbol = np.cumsum(self.symbol_count) - self.symbol_count
         owner = np.repeat(np.arange(len(rows)), self.symbol_count)
         offsets = self.symbols["st_name"].astype(np.int64)
         self.symbol_names = self.strings(self.first + link, offsets, owner, "symbol")
@@ -226,7 +224,6 @@ class _Batch:
         count = size // RELA.itemsize
         self.patched = np.repeat(info, count).astype(np.int32)
         held = np.bincount(owner, count, len(self.count)).astype(np.int64)
-        self.last_relocation = np.cumsum(held)
         home = np.repeat(owner, count)
         _need(plain=(self.relocations["r_sym"] < self.symbol_count[home]).all())
         ends = self.sections["sh_size"][self.first[home] + self.patched]
@@ -234,26 +231,36 @@ class _Batch:
         marker = (offset == ends) & (self.relocations["r_type"] == 0)
         _need(plain=((offset < ends) | marker).all())
         self.relocation_count = held
+        self.no_groups = np.zeros(len(self.sections), np.int32)
         self.grouped = np.zeros(len(self.count), np.bool_)
         self.grouped[self.owner[self.sections["sh_type"] == SHT_GROUP]] = True
 
-    def object(self, row: int) -> ObjectFile:
-        """Return one member."""
-        start, size = self.members[row][1:]
+    def objects(self) -> list[ObjectFile]:
+        """Return the members."""
+        columns = zip(
+            self.members,
+            _slices(self.count),
+            _slices(self.symbol_count),
+            _slices(self.relocation_count),
+            self.grouped.tolist(),
+            strict=True,
+        )
+        return [self.object(*column) for column in columns]
+
+    def object(
+        self, member: tuple[str, int, int], own: slice, named: slice, tables: slice,
+        grouped: bool,  # noqa: FBT001  a column
+    ) -> ObjectFile:  # fmt: skip
+        """Return one member, given where its sections, symbols and relocations are."""
+        name, start, size = member
         data = self.data[start : start + size]
-        first, symbol = int(self.first[row]), int(self.first_symbol[row])
-        last = int(self.last_relocation[row])
-        own = slice(first, first + int(self.count[row]))
-        named = slice(symbol, symbol + int(self.symbol_count[row]))
-        tables = slice(last - int(self.relocation_count[row]), last)
         sections, names = self.sections[own], self.symbol_names[named]
-        groups, signatures = np.zeros(len(sections), np.int32), dict[int, bytes]()
-        if self.grouped[row]:
-            name = f"{self.path}({self.names[row]})"
-            groups, signatures = read_groups(data, sections, names, name)
+        groups, signatures = self.no_groups[own], dict[int, bytes]()
+        if grouped:
+            groups, signatures = read_groups(data, sections, names, f"{self.path}({name})")
         return ObjectFile(
             path=self.path,
-            member=self.names[row],
+            member=name,
             fingerprint=Fingerprint(data),
             data=data,
             machine=self.machine,
@@ -267,3 +274,9 @@ class _Batch:
             group_sections=groups,
             group_signatures=signatures,
         )
+
+
+def _slices(counts: I64) -> list[slice]:
+    """Return where the rows of each member are among those of all."""
+    ends: list[int] = np.cumsum(counts).tolist()
+    return [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]

@@ -48,8 +48,11 @@ def gather(data: U8, starts: U64, sizes: U64, dtype: np.dtype[Any]) -> NDArray[A
     unit = np.dtype("<u8") if dtype.itemsize % 8 == 0 else np.dtype("<u4")
     phase = int(first[0]) % unit.itemsize
     if bool(np.any(first % unit.itemsize != phase)):
-        parts = [data[a : a + n] for a, n in zip(first.tolist(), size.tolist(), strict=True)]
-        return np.concatenate(parts).view(dtype)
+        end = first + size
+        breaks = np.flatnonzero(first[1:] != end[:-1]) + 1
+        heads, tails = np.append(0, breaks), np.append(breaks, len(first)) - 1
+        runs = zip(first[heads].tolist(), end[tails].tolist(), strict=True)
+        return np.concatenate([data[a:b] for a, b in runs]).view(dtype)
     last = phase + (len(data) - phase) // unit.itemsize * unit.itemsize
     words = data[phase:last].view(unit)
     rows = rows_of((first - phase) // unit.itemsize, size // unit.itemsize)

@@ -59,11 +59,10 @@ def read_names(table: U8, offsets: I64, place: Place, owner: str, limit: int) ->
     if not split:
         return [text[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)]
     strings = text.split(b"\0")
-    names = list(map(strings.__getitem__, string.tolist()))
-    places = zip(tails.tolist(), offsets[tails].tolist(), ends[tails].tolist(), strict=True)
-    for row, start, end in places:
-        names[row] = text[start:end]
-    return names
+    string[tails] = len(strings) + np.arange(len(tails))
+    places = map(slice, offsets[tails].tolist(), ends[tails].tolist())
+    strings.extend(map(text.__getitem__, places))
+    return list(map(strings.__getitem__, string.tolist()))
 
 
 def same_names(old: tuple[Any, I32, U8], new: tuple[Any, I32, U8]) -> bool:

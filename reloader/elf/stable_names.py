@@ -6,9 +6,10 @@ write the same names each time. rustc does not:
 * Incremental objects lie in a folder of the session that compiled them or took them over,
   `incremental/CRATE-HASH/s-TIME-RANDOM-HASH/UNIT.o`. While it compiles the folder's last part
   is `working`. The next session has a folder of its own, with links to what did not change;
-  older folders are deleted some time later.
+  older folders are deleted some time later. The linker gets links to them,
+  `deps/CRATE-HASH.UNIT.WORD.rcgu.o`, that go away again.
 * Members of an `.rlib` carry a word that is drawn anew each time (since rustc 1.87),
-  `CRATE-HASH.UNIT.WORD.rcgu.o`. `lib.rmeta` beside them is no code.
+  `CRATE-HASH.UNIT.WORD.rcgu.o`; so do objects of `-C save-temps`. `lib.rmeta` is no code.
 
 Here such a file goes by its name without that part. UNIT is a hash of what the unit is for.
 """
@@ -27,10 +28,17 @@ def stable_path(path: str) -> str | None:
     """Return what a file is known by, or None for one that is only on its way to its place."""
     found = _SESSION.search(path)
     if found is None:
-        return path
+        folder, slash, name = path.rpartition("/")
+        inputs = name.endswith(".rcgu.o") and "-cgu." not in name
+        return None if inputs else folder + slash + stable_member(name)
     if found[3] == "working":
         return None
     return f"{path[: found.start()]}{found[1]}{found[4]}"
+
+
+def of_toolchain(path: str) -> bool:
+    """Return whether a file came with a compiler: nobody edits it, nobody asks for it."""
+    return "/rustlib/" in path
 
 
 def stable_member(name: str) -> str:

@@ -175,8 +175,12 @@ def name_section_symbols(
 ) -> None:
     """Give each section symbol, which has no name of its own, its section's name."""
     rows = (((table["st_info"] & 15) == STT_SECTION) & (homes >= 0)).nonzero()[0]
-    for row, home in zip(rows.tolist(), homes[rows].tolist(), strict=True):
-        names[row] = section_names[home]
+    found = map(section_names.__getitem__, homes[rows].tolist())
+    if len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:  # assemblers put them together
+        names[int(rows[0]) : int(rows[-1]) + 1] = found
+        return
+    for row, section in zip(rows.tolist(), found, strict=True):
+        names[row] = section
 
 
 def read_relocations(
@@ -268,21 +272,22 @@ def check_tables(
     Raises:
         ObjectError: The first table for which one of these does not hold.
     """
-    columns = sections[tables]
-    size, entry = columns["sh_size"], columns["sh_entsize"]
+    # a column at a time: picking whole records costs ten times more
+    size, entry = sections["sh_size"][tables], sections["sh_entsize"][tables]
+    info, link = sections["sh_info"][tables], sections["sh_link"][tables]
     odd = ((entry != RELA.itemsize) | (size % np.uint64(RELA.itemsize) != 0)).nonzero()[0]
     for row in odd[:1].tolist():
         found = int(entry[row]) if int(entry[row]) != RELA.itemsize else int(size[row])
         table = f"relocation table {int(tables[row])}"
         raise EntrySizeError(Place(name), table, found, RELA.itemsize)
-    lost = (columns["sh_info"] >= len(sections)).nonzero()[0]
+    lost = (info >= len(sections)).nonzero()[0]
     for row in lost[:1].tolist():
-        found = int(columns["sh_info"][row])
+        found = int(info[row])
         owner = f"relocation table {int(tables[row])}"
         raise IndexRangeError(Place(name), owner, "section", found, len(sections))
-    other = ((columns["sh_link"] != symtab) & (size > 0)).nonzero()[0]
+    other = ((link != symtab) & (size > 0)).nonzero()[0]
     for row in other[:1].tolist():
-        found = int(columns["sh_link"][row])
+        found = int(link[row])
         text = f"relocation table {int(tables[row])} uses section {found} as its symbol table"
         raise SymbolTableError(Place(name), f"{text}, the object's is section {symtab}")
     total = sum(size.tolist())

@@ -273,7 +273,7 @@ class _Walk:
                 if tag == _SUBPROGRAM and found.get("virtuality"):
                     self.virtual(record, found)
                 if tag == _SUBPROGRAM and found.get("name") == "operator()":
-                    record.name = record.name or f"{scope.rstrip(':')}::{{closure}}"
+                    record.name = record.name or f"{scope.rstrip(':')}::{{closure}}".lstrip(":")
                 self.depth += 1
                 at = self.record(shape, found, start, at, scope, outermost=False)
                 self.depth -= 1

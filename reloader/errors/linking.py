@@ -178,12 +178,13 @@ class UndefinedSymbolsError(RefusedError):
 
     code = "undefined-symbols"
 
-    def __init__(self, rows: Sequence[MissingRow]) -> None:
+    def __init__(self, rows: Sequence[MissingRow], remedy: str = "") -> None:
         self.rows = tuple(rows)
-        end = (
-            f"{UNTOUCHED} Load the object or archive that defines "
+        remedy = remedy or (
+            "Load the object or archive that defines "
             f"{'it' if len(self.rows) == 1 else 'them'} in the same transaction."
         )
+        end = f"{UNTOUCHED} {remedy}"
         super().__init__(_lines(self.rows, "symbols are not defined anywhere", end=end))
 
 

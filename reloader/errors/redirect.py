@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from reloader.errors.base import UNTOUCHED, RefusedError, ReloaderError
 
 _SHOWN = 12  # refusals spelled out in one text; the rest is counted
+_MORE_ROOM = (
+    "Build with -O2 -falign-functions=16, which gives short functions room for a jump, and"
+    " restart the program once."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class NotRedirectableError(RefusedError):
 
     code = "not-redirectable"
 
-    def __init__(self, refusals: Sequence[Refusal]) -> None:
+    def __init__(self, refusals: Sequence[Refusal], remedy: str = _MORE_ROOM) -> None:
         self.refusals = tuple(refusals)
         count = len(self.refusals)
         what = "1 function" if count == 1 else f"{count} functions"
@@ -45,8 +49,7 @@ class NotRedirectableError(RefusedError):
                     UNTOUCHED,
                 ]
             )
-            + " Build with -O2 -falign-functions=16, which gives short functions room for a"
-            " jump, and restart the program once."
+            + f" {remedy}"
         )
 
 

@@ -1,8 +1,11 @@
 """Errors of choosing what to reload: which program, which object, which generation."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from reloader.errors.base import UNTOUCHED, RefusedError
+
+_SHOWN: Final = 4  # names in one text; the rest is counted
 
 
 class UnknownObjectError(RefusedError):
@@ -12,7 +15,8 @@ class UnknownObjectError(RefusedError):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        what = ", ".join(names)
+        more = len(names) - _SHOWN
+        what = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         super().__init__(
             f"{what}: no part of the running program, and nothing that is reloaded refers to "
             f"it. {UNTOUCHED} `reloader load {names[0]}` loads it all the same."

@@ -1,10 +1,12 @@
 """Which language a program is of: the symbols of its executable tell."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.live import AgentBusyError
+from reloader.hosts import rust
 from reloader.hosts.caml.globals_map import SYMBOL
 from reloader.hosts.caml.saved import versions
 from reloader.hosts.caml.settings import OcamlConfig
@@ -66,14 +68,19 @@ def choose_host(
         AgentBusyError: The agent does not answer.
     """
     image = program.image
+    if rust.SYMBOL in image.symtab.name:
+        return rust.Rust(image), []
     if SYMBOL not in image.symtab.name and SYMBOL not in image.dynsym.name:
         return Plain(), []
     if not any(is_unit(live.file) for live in program.objects.values()):
         return Plain(), []
     try:
-        world = open_world(image, config)
-        world.take_versions(versions({**(earlier or {}), **rows}))
-        host = Ocaml(program, enter_runtime(program, config), world, rows)
+        with ExitStack() as undo:
+            world = open_world(image, config)
+            undo.callback(world.inspector.close)
+            world.take_versions(versions({**(earlier or {}), **rows}))
+            host = Ocaml(program, enter_runtime(program, config), world, rows)
+            undo.pop_all()
     except AgentBusyError:  # at what an earlier daemon has asked: nobody knows yet how it ends
         raise
     except ReloaderError as error:

@@ -8,6 +8,7 @@ carried over. Closed functions that somebody captured long ago are reached as we
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -18,7 +19,7 @@ from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.linking import UndefinedSymbolsError
 from reloader.errors.ocaml import ForkedError, RunningUnitError
-from reloader.errors.ocaml_units import MissingUnitsError
+from reloader.errors.ocaml_units import IncompatibleUnitsError, MissingUnitsError
 from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.family import refuse_children, unforked
 from reloader.hosts.caml.holders import OldCode
@@ -33,10 +34,12 @@ from reloader.hosts.caml.switching import Switching
 from reloader.hosts.caml.symbols import symbols_meant
 from reloader.hosts.caml.transaction import Change, Details, Face, Unit
 from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
+from reloader.hosts.caml.units import UnitInfo
+from reloader.hosts.caml.waiting import Waiting
 from reloader.hosts.caml.world import World
 from reloader.ids import U64, Addr
 from reloader.link.graph import LinkGraph
-from reloader.live.host import Hold, HostPlan, Library
+from reloader.live.host import Companions, Hold, HostPlan, Library
 from reloader.live.objects import LiveObject
 from reloader.live.program import Key, Program
 from reloader.live.target import Allocation
@@ -75,6 +78,7 @@ class Ocaml:
         self.unused = False  # nobody has seen the state of units to come: it begins anew
         self.notes: list[str] = []
         self._objects: dict[str, UnitObject | None] = {}  # by digest
+        self.waiting = Waiting(world, self.units, self.is_running)
         self.switching = Switching(program, runtime, world, self.registry, self.units)
         known = dict(saved.saved_units(rows))
         for key, live in program.objects.items():
@@ -121,6 +125,19 @@ class Ocaml:
         missing = self.world.missing(infos)
         return MissingUnitsError(missing, str(error)) if missing else error
 
+    def companions(
+        self, error: Exception | None, objects: Sequence[ObjectFile]
+    ) -> Companions | None:
+        """Return what makes refused units fit: others that were, and users compiled again."""
+        if not (error is None or isinstance(error, IncompatibleUnitsError)):
+            return None
+        files = [file for file in objects if self.whole(file)]
+        with suppress(ReloaderError):
+            if files:
+                return self.waiting.companions(files, self.program.objects)
+            return self.waiting.ready(self.program.objects)
+        return None
+
     def isolate(self, graph: LinkGraph) -> None:
         """Let units refer to themselves directly, and to each other by the blocks they know.
 
@@ -150,12 +167,16 @@ class Ocaml:
         Raises:
             RunningUnitError: There is one.
         """
-        counter = self.program.index.find([b"caml_globals_inited"]).addr[0]
-        done = int(self.program.target.read(Addr(int(counter)), WORD).view("<u8")[0])
         for file in files:
             info = self.world.info(file)
-            if file.key in self.units and self.world.position(info) == done + 1:
+            if file.key in self.units and self.is_running(info):
                 raise RunningUnitError(file.name, info.shown)
+
+    def is_running(self, info: UnitInfo) -> bool:
+        """Return whether the program is inside of the initialiser of one of its units."""
+        counter = self.program.index.find([b"caml_globals_inited"]).addr[0]
+        done = int(self.program.target.read(Addr(int(counter)), WORD).view("<u8")[0])
+        return self.world.position(info) == done + 1
 
     def libraries(self) -> list[Library]:
         """Return the archives of what the program was linked without and new code may need."""
@@ -328,6 +349,10 @@ class Ocaml:
         """Let the program run on."""
         self.unused = False
         self.runtime.go_on()
+
+    def close(self) -> None:
+        """End the reader of compiled files."""
+        self.world.inspector.close()
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget units that nothing reaches."""

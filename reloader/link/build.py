@@ -40,10 +40,10 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
         FieldOutsideError: Some relocations patch bytes past the end of their section.
     """
     files = list(objects)
-    lost = lost_groups(files)
     firsts = np.cumsum([0, *(len(file.sections) for file in files)], dtype=np.int64)
+    lost = lost_groups(files, firsts)
     names = SectionNames.of(files)
-    sectioned, of_section, content = _blocks_of(files, joined(lost), firsts, names)
+    sectioned, of_section, content = _blocks_of(files, lost, firsts, names)
     symbols, commons = _symbols_of(files, of_section, firsts, len(sectioned.object))
     blocks = _concatenate(Blocks, [sectioned, commons])
     counts = [0, *(len(file.symbols) for file in files)]
@@ -58,7 +58,7 @@ def build_graph(objects: Sequence[ObjectFile], arch: Architecture) -> LinkGraph:
         block_of_section=[of_section[first:last] for first, last in bounds],
         section_names=names,
     )
-    bind_lost_locals(graph, lost)
+    bind_lost_locals(graph, lost, firsts)
     return graph
 
 

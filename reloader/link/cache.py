@@ -15,7 +15,7 @@ file take no more than a few.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -122,6 +122,7 @@ class Cache:
                 return copied(base)
             graph = renew(copied(base), kept.file) if renew else None
             if graph is not None:
+                self._shrink(kept.file.key)
                 return graph
         graph = build(objects)
         added = bytes_of(graph)
@@ -203,9 +204,8 @@ def bytes_of(table: object) -> int:
         items = cast("list[Any]", table)
         arrays = items if isinstance(items[0] if items else None, np.ndarray) else []
         return _NAME_BYTES * len(items) + sum(array.nbytes for array in arrays)
-    if isinstance(table, ObjectFile):
-        columns = [getattr(table, f.name) for f in fields(table)]
-        return len(table.data) + sum(bytes_of(column) for column in columns)
-    if is_dataclass(table):
-        return sum(bytes_of(getattr(table, f.name)) for f in fields(table))
-    return 0
+    columns = [getattr(table, name) for name in getattr(table, "__dataclass_fields__", ())]
+    arrays = [column for column in columns if type(column) is np.ndarray]
+    total = len(table.data) if isinstance(table, ObjectFile) else 0
+    total += sum(array.nbytes for array in arrays if array.base is None)
+    return total + sum(bytes_of(c) for c in columns if type(c) is not np.ndarray)

@@ -5,31 +5,39 @@ from collections.abc import Sequence
 import numpy as np
 
 from reloader.elf.object import ObjectFile
-from reloader.ids import NO_ROW, Bool
+from reloader.ids import I64, NO_ROW, Bool
 from reloader.link.graph import LinkGraph, Origin
 
 STB_LOCAL = 0
 
 
-def lost_groups(files: Sequence[ObjectFile]) -> list[Bool]:
-    """Return per object (s,) which sections belong to a COMDAT group that lost."""
+def lost_groups(files: Sequence[ObjectFile], firsts: I64) -> Bool:
+    """Return which sections belong to a COMDAT group that lost.
+
+    Args:
+        files: The transaction's objects.
+        firsts: (o + 1,) where each file's sections begin among those of all.
+    """
     winners: set[bytes] = set()
-    lost: list[Bool] = []
-    for file in files:
-        losers = [g for g, name in file.group_signatures.items() if name in winners]
-        winners.update(file.group_signatures.values())
-        none = np.zeros(len(file.group_sections), np.bool_)
-        lost.append(np.isin(file.group_sections, losers) if losers else none)
+    lost = np.zeros(int(firsts[-1]), np.bool_)
+    for row, file in enumerate(files):
+        signatures = file.group_signatures
+        if not signatures:
+            continue
+        losers = [group for group, name in signatures.items() if name in winners]
+        winners.update(signatures.values())
+        if losers:
+            lost[firsts[row] : firsts[row + 1]] = np.isin(file.group_sections, losers)
     return lost
 
 
-def bind_lost_locals(graph: LinkGraph, lost: Sequence[Bool]) -> None:
+def bind_lost_locals(graph: LinkGraph, lost: Bool, firsts: I64) -> None:
     """Point local symbols of a losing COMDAT section at the winner's section of the same name.
 
     As GNU ld does it, and only where the sizes agree: a table beside a group (exception data,
     for example) may refer to the group's section by its section symbol.
     """
-    if not any(bool(flags.any()) for flags in lost):
+    if not bool(lost.any()):
         return
     winners: dict[tuple[bytes, bytes], tuple[int, int]] = {}
     for row, file in enumerate(graph.objects):
@@ -37,7 +45,7 @@ def bind_lost_locals(graph: LinkGraph, lost: Sequence[Bool]) -> None:
             signature = file.group_signatures.get(int(file.group_sections[section]), b"")
             key = (signature, file.section_names[section])
             size = int(file.sections["sh_size"][section])
-            if not lost[row][section]:
+            if not lost[firsts[row] + section]:
                 winners[key] = (int(graph.block_of_section[row][section]), size)
                 continue
             block, winner_size = winners.get(key, (NO_ROW, NO_ROW))

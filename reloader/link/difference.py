@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from reloader.elf.alike import changed_places, contents
 from reloader.elf.constants import SHF_ALLOC, SHT_NOBITS, SHT_RELA
 from reloader.elf.object import ObjectFile
 from reloader.ids import I64, U8, Bool
@@ -20,6 +21,8 @@ _ALIKE: Final = ("sh_type", "sh_flags", "sh_addralign", "sh_entsize", "sh_link",
 
 def same_shape(old: ObjectFile, new: ObjectFile) -> bool:
     """Return whether sections and symbols of both versions agree by index in all but size."""
+    if old.tables is new.tables:
+        return True
     if len(old.sections) != len(new.sections) or len(old.symbols) != len(new.symbols):
         return False
     a, b = old.sections, new.sections
@@ -46,6 +49,8 @@ def differing_sections(old: ObjectFile, new: ObjectFile) -> Bool:
 
     In size, in bytes, or in a relocation.
     """
+    if old.tables is new.tables:
+        return _holding(new, changed_places(old.data, new.data))
     headers: Any = new.sections
     kind, size = headers["sh_type"], headers["sh_size"]
     loaded = (headers["sh_flags"] & SHF_ALLOC) != 0
@@ -60,6 +65,15 @@ def differing_sections(old: ObjectFile, new: ObjectFile) -> Bool:
     differs[table] = False
     differs[users] = True
     return differs & loaded
+
+
+def _holding(file: ObjectFile, places: I64) -> Bool:
+    """Return (s,) which sections have loaded bytes at some places of a file."""
+    start, end, section = contents(file)
+    row = start.searchsorted(places, side="right") - 1
+    held = np.zeros(len(file.sections), np.bool_)
+    held[section[row[places < end[row]]]] = True
+    return held
 
 
 def _differing_ranges(old: ObjectFile, new: ObjectFile, rows: I64) -> I64:

@@ -8,30 +8,63 @@ address.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture
 from reloader.errors.linking import FixupRangeError, RangeRow
-from reloader.ids import I64, NO_ADDR, NO_ROW, U8, U16, U64, Bool, Region
+from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U8, U16, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import lookup, some_edges
-from reloader.link.kinds import FREE, LIMITED, LONG, OTHER, PC, kind_columns
+from reloader.link.kinds import FREE, LIMITED, LONG, OTHER, PC, kind_columns, of_kinds
 from reloader.link.layout import body_addr, fresh_blocks, initial_blocks
 from reloader.link.names import OWN_BYTES_NAME, named_blocks
 from reloader.link.passes.functions import branch_edges, content_fields
 from reloader.link.passes.mark_live import means_start
 from reloader.link.passes.resolve import Lines, edge_place, no_lines
 
+_INNER, _ENTRY = np.uint8(1), np.uint8(2)
+_PIECE: Final = 1 << 16  # edges at a time: what is computed of them stays in the caches
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Values:
-    """(v,) columns: what is to be written where."""
+class Meanings:
+    """What an edge's symbol can mean; (n,) columns by symbol unless another size is told."""
 
-    edge: I64  # row of Edges
-    kind: U16
-    value: I64
-    fits: Bool
+    addr: U64  # (3n,) canonical address, then where branches go, then where the bytes are
+    how: U8  # _INNER: it has bytes here that others reach through a stub; _ENTRY: see `addr`
+    home: I32  # the placed block it is in, or NO_ROW
+    own_bytes: Bool | None  # (b,) blocks that mean the bytes of this very copy, None: no block
+
+    @classmethod
+    def of(cls, graph: LinkGraph) -> "Meanings":
+        """Return them for a graph whose symbols have their addresses."""
+        symbols = graph.symbols
+        body, none = body_addr(graph), np.uint64(NO_ADDR)
+        placed = body != none
+        home = np.where((symbols.origin == Origin.BLOCK) & placed, symbols.block, NO_ROW)
+        own_bytes = named_blocks(graph, OWN_BYTES_NAME)
+        return cls(
+            addr=np.concatenate([symbols.addr, symbols.entry, body]),
+            how=(symbols.reloadable & placed) * _INNER + (symbols.entry != none) * _ENTRY,
+            home=home.astype(np.int32),
+            own_bytes=own_bytes if bool(own_bytes.any()) else None,
+        )
+
+    def of_edges(self, graph: LinkGraph, arch: Architecture, edges: Edges) -> U64:
+        """Return (e,) the address S of some edges, NO_ADDR where one has none."""
+        count = len(self.home)
+        branch, start = branch_edges(graph, arch, edges), means_start(graph, arch, edges)
+        # Bytes inside a function, and what unwind tables describe, are those of this very copy.
+        how = self.how[edges.symbol]
+        inner = (how & _INNER) != 0
+        inner &= ~start if self.own_bytes is None else ~start | self.own_bytes[edges.block]
+        inner |= branch & (self.home[edges.symbol] == edges.block)
+        through = branch & start & ~inner & ((how & _ENTRY) != 0)
+        row = edges.symbol + (inner * np.int32(2 * count))
+        row += through * np.int32(count)
+        return self.addr[row]
 
 
 def apply_fixups(graph: LinkGraph, arch: Architecture, lines: Lines = no_lines) -> None:
@@ -45,58 +78,68 @@ def apply_fixups(graph: LinkGraph, arch: Architecture, lines: Lines = no_lines) 
     Raises:
         FixupRangeError: Some values do not fit; carries all of them, and nothing is written.
     """
-    values = edge_values(graph, arch)
-    bad = (~values.fits).nonzero()[0]
-    if len(bad):
-        raise FixupRangeError(
-            [_range_row(graph, arch, values, row, lines) for row in bad.tolist()]
-        )
-    edges = some_edges(graph.edges, values.edge)
+    written, meanings = written_edges(graph, arch), Meanings.of(graph)
+    rows = None if bool(written.all()) else written.nonzero()[0]
+    bad: list[RangeRow] = []
+    fields: list[tuple[Edges, I64 | I32]] = []
+    for first in range(0, len(written) if rows is None else len(rows), _PIECE):
+        part = slice(first, first + _PIECE)
+        own = part if rows is None else rows[part]
+        edges = Edges(*(getattr(graph.edges, name)[own] for name in Edges.__dataclass_fields__))
+        traits = kind_columns(arch).traits[edges.kind]
+        value, fits = edge_values(graph, arch, edges, traits, meanings)
+        if not bool(fits.all()):
+            wrong = (~fits).nonzero()[0]
+            numbers = wrong + first if rows is None else rows[wrong + first]
+            found = zip(numbers.tolist(), value[wrong].tolist(), strict=True)
+            bad += [_range_row(graph, arch, row, number, lines) for row, number in found]
+        elif bool((traits & np.uint8(LONG)).all()):
+            fields.append((edges, value.astype(np.int32)))
+        else:
+            fields.append((edges, value))
+    if bad:
+        raise FixupRangeError(bad)
+    for edges, value in fields:
+        _store_all(graph, arch, edges, value)
+
+
+def _store_all(graph: LinkGraph, arch: Architecture, edges: Edges, value: I64 | I32) -> None:
+    """Store the values of some edges; 4-byte ones if all fields are so wide."""
     place = content_fields(graph, edges)
-    long = (kind_columns(arch).traits[edges.kind] & np.uint8(LONG)) != 0
-    if bool(long.all()):
-        _store(graph.content, place, values.value, 4)
+    if value.dtype == np.int32:
+        _store(graph.content, place, value, 4)
         return
-    rows = long.nonzero()[0]
-    _store(graph.content, place[rows], values.value[rows], 4)
-    others = (~long).nonzero()[0]
-    width = arch.kinds["width"][edges.kind[others]]
-    for size in (1, 2, 8):
-        rows = others[width == size]
-        _store(graph.content, place[rows], values.value[rows], size)
+    width = kind_columns(arch).width[edges.kind]
+    for size in (4, 1, 2, 8):
+        rows = (width == size).nonzero()[0]
+        _store(graph.content, place[rows], value[rows], size)
 
 
-def _store(content: U8, place: I64, value: I64, size: int) -> None:
+def _store(content: U8, place: I64, value: I64 | I32, size: int) -> None:
     """Store the low bytes of values at places of any alignment."""
     if not len(place):
         return
     count = len(content) - size + 1
     # One element a byte position: numpy may store to unaligned, overlapping views.
     window = np.ndarray((count,), f"<u{size}", content.data, strides=(1,))
-    window[place] = value.view(np.uint64)
+    window[place] = value.view(f"u{value.itemsize}")
 
 
-def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) -> Values:
-    """Return the value of live edges of the placed blocks, and whether it fits.
+def edge_values(
+    graph: LinkGraph, arch: Architecture, edges: Edges, traits: U8, meanings: Meanings
+) -> tuple[I64, Bool]:
+    """Return the values of some edges, and which of them fit.
 
     Args:
         graph: Every symbol that a live edge uses has its address.
         arch: The kind table.
-        among: Rows of edges to look at, None: all.
+        edges: Of placed blocks.
+        traits: Those of their kinds, see `kind_columns`.
+        meanings: Those of the graph as it is.
     """
-    rows = written_edges(graph, arch)
-    if among is not None:
-        rows = among[rows[among]]
-    elif bool(rows.all()):
-        rows = np.arange(len(rows))
-    else:
-        rows = rows.nonzero()[0]
-    edges = some_edges(graph.edges, rows)
-    traits = kind_columns(arch).traits[edges.kind]
-    symbol = symbol_addrs(graph, arch, edges)
+    symbol = meanings.of_edges(graph, arch, edges)
     value = symbol + edges.addend.view(np.uint64)
-    place = graph.blocks.addr[edges.block]
-    place += edges.offset
+    place = _block_column(graph.blocks.addr, edges) + edges.offset
     relative = (traits & np.uint8(PC)) != 0
     value -= place if bool(relative.all()) else place * relative
     other = (traits & np.uint8(OTHER)).nonzero()[0]
@@ -105,15 +148,20 @@ def edge_values(graph: LinkGraph, arch: Architecture, among: I64 | None = None) 
             graph, arch, some_edges(edges, other), symbol[other], place[other]
         )
     signed = value.view(np.int64)
-    return Values(rows, edges.kind, signed, _fits(arch, edges.kind, traits, signed))
+    return signed, _fits(arch, edges.kind, traits, signed)
+
+
+def _block_column(column: U64, edges: Edges) -> U64:
+    """Return a column of blocks for each of some edges; one number if one block has them."""
+    one = len(edges.block) > 0 and edges.block[0] == edges.block[-1]
+    return column[edges.block[:1]] if one else column[edges.block]
 
 
 def written_edges(graph: LinkGraph, arch: Architecture) -> Bool:
     """Return (e,) which edges write bytes of this transaction's blocks."""
     edges = graph.edges
     blocks = fresh_blocks(graph) | initial_blocks(graph)
-    written = (kind_columns(arch).width > 0)[edges.kind]
-    written &= edges.live
+    written = edges.live & ~of_kinds(edges.kind, kind_columns(arch).width == 0)
     if not bool((blocks | (graph.blocks.region == Region.NONE)).all()):
         written &= blocks[edges.block]
     return written
@@ -172,24 +220,9 @@ def _fits(arch: Architecture, kind: U16, traits: U8, value: I64) -> Bool:
     return fits
 
 
-def symbol_addrs(graph: LinkGraph, arch: Architecture, edges: Edges | None = None) -> U64:
-    """Return (e,) the address S of every edge, or of some, NO_ADDR where it has none."""
-    symbols, edges = graph.symbols, edges or graph.edges
-    body, none = body_addr(graph), np.uint64(NO_ADDR)
-    home = np.where((symbols.origin == Origin.BLOCK) & (body != none), symbols.block, NO_ROW)
-    branch, start = branch_edges(graph, arch, edges), means_start(graph, arch, edges)
-    # Bytes inside a function, and what unwind tables describe, are those of this very copy.
-    inner = (symbols.reloadable & (body != none))[edges.symbol]
-    own_bytes = named_blocks(graph, OWN_BYTES_NAME)
-    inner &= ~start | own_bytes[edges.block] if bool(own_bytes.any()) else ~start
-    inner |= branch & (home.astype(np.int32)[edges.symbol] == edges.block)
-    through = branch & start
-    through &= (symbols.entry != none)[edges.symbol]
-    # one look-up in three columns laid end to end is cheaper than three look-ups and a choice
-    row = edges.symbol + (inner * np.int32(2 * len(body)))
-    through &= ~inner
-    row += through * np.int32(len(body))
-    return np.concatenate([symbols.addr, symbols.entry, body])[row]
+def symbol_addrs(graph: LinkGraph, arch: Architecture) -> U64:
+    """Return (e,) the address S of every edge, NO_ADDR where it has none."""
+    return Meanings.of(graph).of_edges(graph, arch, graph.edges)
 
 
 def _got_addr(graph: LinkGraph, edges: Edges) -> U64:
@@ -200,10 +233,10 @@ def _got_addr(graph: LinkGraph, edges: Edges) -> U64:
 
 
 def _range_row(
-    graph: LinkGraph, arch: Architecture, values: Values, row: int, lines: Lines
+    graph: LinkGraph, arch: Architecture, edge: int, value: int, lines: Lines
 ) -> RangeRow:
-    """Return what the error says of one value."""
-    edge, kind = int(values.edge[row]), int(values.kind[row])
+    """Return what the error says of the value of one edge."""
+    kind = int(graph.edges.kind[edge])
     symbol = int(graph.edges.symbol[edge])
     low, high = limits(arch, kind)
     name = graph.symbols.name[symbol].decode("utf-8", "replace")
@@ -213,7 +246,7 @@ def _range_row(
         kind=str(arch.kinds["name"][kind]),
         branch=bool(branch_edges(graph, arch)[edge]),
         pc=bool(arch.kinds["pc"][kind]),
-        value=int(values.value[row]),
+        value=value,
         low=low,
         high=high,
     )

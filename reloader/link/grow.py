@@ -28,7 +28,7 @@ def lookup(column: NDArray[T], rows: I32, otherwise: int) -> NDArray[T]:
     """Return column[rows], with another value where the row is NO_ROW."""
     if not len(column):
         return np.full(len(rows), otherwise, column.dtype)
-    found = column[np.maximum(rows, 0)]
+    found = column.take(rows, mode="clip")
     found[rows < 0] = otherwise
     return found
 

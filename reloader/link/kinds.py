@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from reloader.arch.base import Architecture
-from reloader.ids import I8, U8, Bool
+from reloader.ids import I8, U8, U16, Bool
 
 PC: Final = 1  # the place P is subtracted
 OTHER: Final = 2  # its formula is not S + A, S + A - P or one that means the same
@@ -19,6 +19,8 @@ LIMITED: Final = 4  # checked, and not by the limits of a signed 4-byte field
 FREE: Final = 8  # wraps by definition, no check
 LONG: Final = 16  # 4 bytes wide
 EMPTY: Final = 32  # a marker, writes nothing
+_MANY: Final = 4096  # edges from which on comparing is quicker
+_MOST_KINDS: Final = 8
 _PLAIN: Final = ("S + A", "S + A - P", "L + A", "L + A - P", "T + A")
 
 
@@ -62,3 +64,22 @@ def kind_columns(arch: Architecture) -> KindColumns:
         maybe_branch=pc & (width == 4) & ~kinds["branch"] & (kinds["table"] == 0),
         to_next=np.where(pc, width, 0).astype(np.int8),
     )
+
+
+def of_kinds(kind: U16, wanted: Bool) -> Bool:
+    """Return (e,) which edges are of some kinds.
+
+    Args:
+        kind: (e,) row of the kind table.
+        wanted: (k,) by that row. A comparison with each costs less than a look-up with many
+            edges if they are few.
+    """
+    if len(kind) < _MANY:
+        return wanted[kind]
+    rows: list[int] = wanted.nonzero()[0].tolist()
+    if len(rows) > _MOST_KINDS:
+        return wanted[kind]
+    hit = np.zeros(len(kind), np.bool_)
+    for row in rows:
+        hit |= kind == np.uint16(row)
+    return hit

@@ -28,11 +28,14 @@ NAMES: Final = (
     "initial values of thread-locals", "look-up of thread-locals", "count of destructors",
     "function call that may throw", "entering of the OCaml runtime", "OCaml script",
     "retirement of OCaml units", "hold at an OCaml unit", "registration of symbols",
+    "list of signal handlers",
 )  # fmt: skip
 SLICE: Final = 0.05  # seconds between looks whether the process still lives
+PATIENCE_S: Final = 10.0  # with an answer that takes no time
 FAILED: Final = (1 << 64) - 1
 T = TypeVar("T")
 NAMES_AT_ONCE: Final = 4096
+SIGNALS: Final = 64
 
 
 class Channel:
@@ -68,7 +71,7 @@ class Channel:
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0)
 
-    def command(self, op: int, *arguments: int, timeout: float = 10.0) -> int:
+    def command(self, op: int, *arguments: int, timeout: float = PATIENCE_S) -> int:
         """Give one command and return its result, an unsigned 64-bit number.
 
         Raises:
@@ -95,21 +98,32 @@ class Channel:
         done = 0
         while done < len(names):
             with self._lock:
-                end = time.monotonic() + 10.0
-                self._await_all(op, end, 10.0)
+                end = time.monotonic() + PATIENCE_S
+                self._await_all(op, end, PATIENCE_S)
                 count = self._pack(names, done)
                 size = self._packed
-                self._command(op, (count, size), end, 10.0)
+                self._command(op, (count, size), end, PATIENCE_S)
                 replies = self._bytes[layout.REPLY_OFFSET :][: count * 8].view(np.uint64)
                 found[done : done + count] = replies
             done += count
         return found
 
+    def signal_handlers(self) -> U64:
+        """Return (64,) the address that the kernel calls at each signal, from 1 on."""
+        none = np.empty(0, np.uint64)
+
+        def take(result: int, error: int, reply: U8) -> U64:
+            if result:
+                raise AgentCommandError(self.pid, NAMES[layout.OP_SIGNAL_HANDLERS], error)
+            return reply[: SIGNALS * 8].view(np.uint64).copy()
+
+        return self.exchange(layout.OP_SIGNAL_HANDLERS, (), none, take, PATIENCE_S)
+
     def track_writes(self) -> tuple[int, int]:
         """Return a userfaultfd's number in the process, and glibc's pointer guard there."""
         with self._lock:
-            end = time.monotonic() + 10.0
-            fd = self._command(layout.OP_TRACK_WRITES, (), end, 10.0)
+            end = time.monotonic() + PATIENCE_S
+            fd = self._command(layout.OP_TRACK_WRITES, (), end, PATIENCE_S)
             if fd == FAILED:
                 error = int(self.header["ring"][0][self._last()]["error"])
                 raise AgentCommandError(self.pid, NAMES[layout.OP_TRACK_WRITES], error)
@@ -119,8 +133,8 @@ class Channel:
     def call_catching(self, *arguments: int) -> tuple[int, str | None]:
         """Call a function that may throw; return its result and the exception's type."""
         with self._lock:
-            end = time.monotonic() + 10.0
-            result = self._command(layout.OP_CALL_CATCHING, arguments, end, 10.0)
+            end = time.monotonic() + PATIENCE_S
+            result = self._command(layout.OP_CALL_CATCHING, arguments, end, PATIENCE_S)
             reply = self._bytes[layout.REPLY_OFFSET :][:512]
             if not int(reply[:8].view(np.uint64)[0]):
                 return result, None
@@ -154,12 +168,12 @@ class Channel:
     def write_thread_image(self, offset: int, data: bytes) -> None:
         """Write bytes of the thread-local room as new threads begin with."""
         with self._lock:
-            end = time.monotonic() + 10.0
-            self._await_all(layout.OP_THREAD_WRITE, end, 10.0)
+            end = time.monotonic() + PATIENCE_S
+            self._await_all(layout.OP_THREAD_WRITE, end, PATIENCE_S)
             text = self._bytes[layout.TEXT_OFFSET :][: len(data)]
             text[:] = np.frombuffer(data, np.uint8)
             arguments = (offset, len(data))
-            if self._command(layout.OP_THREAD_WRITE, arguments, end, 10.0) == FAILED:
+            if self._command(layout.OP_THREAD_WRITE, arguments, end, PATIENCE_S) == FAILED:
                 error = int(self.header["ring"][0][self._last()]["error"])
                 raise AgentCommandError(self.pid, NAMES[layout.OP_THREAD_WRITE], error)
 
@@ -194,7 +208,7 @@ class Channel:
             if result == FAILED:
                 raise AgentCommandError(self.pid, NAMES[op], error)
 
-        self.exchange(op, (count,), words, answer, 10.0)
+        self.exchange(op, (count,), words, answer, PATIENCE_S)
 
     def _pack(self, names: Sequence[bytes], first: int) -> int:
         """Put as many names as fit into the text area; return how many."""

@@ -47,6 +47,7 @@ class Entrance:
     maps: list[Mapping]
     dlopen: int
     dlerror: int
+    dlclose: int
     gadgets: Gadgets
     unsafe: U64  # (r, 2) code in which locks are held
     unwinder: Unwinder
@@ -86,14 +87,14 @@ def survey(pid: int, agent: bytes = b"") -> Entrance:
         raise AttachError(
             pid, ["it has no GNU C library: static and musl programs cannot be entered"]
         )
-    dlopen, dlerror = libc.address(b"dlopen"), libc.address(b"dlerror")
     restorers = sigframes.find_restorers(maps, read).tolist()
     code = next(m for m in maps if libc.start <= m.start < libc.end and "x" in m.protection)
     return Entrance(
         pid,
         maps,
-        dlopen or _elsewhere(modules, b"dlopen"),
-        dlerror or _elsewhere(modules, b"dlerror"),
+        _function(modules, libc, b"dlopen"),
+        _function(modules, libc, b"dlerror"),
+        _function(modules, libc, b"dlclose"),
         _gadgets(pid, find_gadget(read, code.start, code.end), restorers),
         unsafe_ranges(modules, loader_base(pid)),
         Unwinder(maps, read, restorers),
@@ -107,9 +108,9 @@ def _gadgets(pid: int, syscall: int, restorers: Sequence[int]) -> Gadgets:
     return Gadgets(syscall, restorers[0])
 
 
-def _elsewhere(modules: Sequence[Module], name: bytes) -> int:
-    """Return a symbol of any other module: before glibc 2.34 dlopen lived in libdl."""
-    return next((m.address(name) for m in modules if m.address(name)), 0)
+def _function(modules: Sequence[Module], libc: Module, name: bytes) -> int:
+    """Return a symbol of libc, else of any module: before glibc 2.34 dlopen lived in libdl."""
+    return next((addr for m in (libc, *modules) if (addr := m.address(name))), 0)
 
 
 def _stack_words(pid: int, maps: Sequence[Mapping], pointer: int) -> U64:

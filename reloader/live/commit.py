@@ -31,7 +31,7 @@ def take_slots(graph: LinkGraph, program: Program, rows: I32) -> I32:
     order = np.argsort(owner, kind="stable")
     heads = np.diff(owner[order], prepend=NO_ROW - 1).nonzero()[0]
     slots = np.empty(len(rows), np.int32)
-    for mine in np.split(order, heads[1:]) if len(rows) else ():
+    for mine in np.split(order, heads[1:]):
         own = int(owner[mine[0]])
         home = ("", "") if own == NO_ROW else graph.objects[own].key
         names = names_of(graph, rows[mine])
@@ -47,10 +47,11 @@ def assign_slots(graph: LinkGraph, program: Program) -> None:
     """
     symbols, arena, table = graph.symbols, program.target.arena, program.table
     rows = (symbols.slot == WANTS_SLOT).nonzero()[0].astype(np.int32)
-    before = len(table)
-    symbols.slot[rows] = take_slots(graph, program, rows)
-    arena.write_stubs(program.arch, before, len(table))
-    arena.slots[before : len(table)] = np.array(table.original[before:], np.uint64)
+    if len(rows):
+        before = len(table)
+        symbols.slot[rows] = take_slots(graph, program, rows)
+        arena.write_stubs(program.arch, before, len(table))
+        arena.slots[before : len(table)] = np.array(table.original[before:], np.uint64)
     has = (symbols.slot >= RESERVED).nonzero()[0]
     stubs = np.uint64(arena.stub_addr(SlotId(0))) + symbols.slot[has].astype(
         np.uint64

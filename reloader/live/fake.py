@@ -207,6 +207,10 @@ class FakeTarget:
         """Know none."""
         return np.zeros(len(names), np.uint64)
 
+    def signal_handlers(self) -> U64 | None:
+        """Return none: it gets no signals."""
+        return np.zeros(64, np.uint64)
+
     def thread_destructors(self, handle: int) -> int:
         """Know none."""
         del handle

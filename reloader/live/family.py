@@ -78,7 +78,11 @@ class Census:
 
 def last_number() -> int:
     """Return the number that was last given to a process or thread."""
-    return int(Path("/proc/loadavg").read_bytes().rsplit(b" ", 1)[-1])
+    file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)  # each look asks: no Path
+    try:
+        return int(os.read(file, 128).rsplit(b" ", 1)[-1])
+    finally:
+        os.close(file)
 
 
 def numbers_given() -> int:

@@ -181,7 +181,8 @@ def dead_stacks(mappings: list[Mapping], registers: NDArray[np.uint64]) -> list[
 class Holder:
     """One word that still points into old code or its data."""
 
-    kind: str  # thread, register, stack, global, heap, memory, slot, debugger, breakpoint
+    # thread, register, stack, global, heap, memory, slot, signal, debugger, breakpoint
+    kind: str
     where: str  # for people
     addr: int  # of the word; 0 for a register
     value: int

@@ -14,6 +14,7 @@ from reloader.live.target import Mapping
 from stubs import layout
 
 MEMFD_NAME: Final = "memfd:reloader (deleted)"
+_STARTED: Final[set[int]] = set()  # children of ours that nobody waited for yet
 
 
 def start_holder(memfd: int, pid: int) -> int:
@@ -27,13 +28,19 @@ def start_holder(memfd: int, pid: int) -> int:
         *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
     ]
     argv = [program, str(layout.HOLDER_FD), str(pid)]
-    return os.posix_spawn(program, argv, {}, file_actions=actions, setsid=True)
+    reap_holders()
+    holder = os.posix_spawn(program, argv, {}, file_actions=actions, setsid=True)
+    _STARTED.add(holder)
+    return holder
 
 
-def reap_holder(holder: int) -> None:
-    """Forget a holder that has ended, if it was our child."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(holder, os.WNOHANG)
+def reap_holders() -> None:
+    """Forget the holders that we started and that have ended since, of whatever program."""
+    for holder in tuple(_STARTED):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(holder, os.WNOHANG) == (0, 0):
+                continue
+        _STARTED.discard(holder)
 
 
 def _same_file(fd: int, mapping: Mapping) -> bool:

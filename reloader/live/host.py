@@ -58,6 +58,15 @@ class Library:
 
     path: Path
     along: frozenset[bytes] = frozenset()  # names that come with whatever is pulled from it
+    stateless: bool = False  # a program that has a part of it may get the rest: no variables
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What else has to come with objects that were refused without."""
+
+    files: list[ObjectFile] = field(default_factory=list[ObjectFile])
+    notes: list[str] = field(default_factory=list[str])  # for the report
 
 
 class Host(Protocol):
@@ -81,6 +90,17 @@ class Host(Protocol):
         self, error: UndefinedSymbolsError, objects: Sequence[ObjectFile]
     ) -> ReloaderError:
         """Return in the language's terms what objects of a transaction miss."""
+        ...
+
+    def companions(
+        self, error: Exception | None, objects: Sequence[ObjectFile]
+    ) -> Companions | None:
+        """Return what may be tried with objects that were refused, None for nothing.
+
+        Args:
+            error: Why; None: they are just what is live, and were compiled again.
+            objects: None of them: whatever was refused earlier.
+        """
         ...
 
     def isolate(self, graph: LinkGraph) -> None:
@@ -178,6 +198,10 @@ class Host(Protocol):
         """Let a program run that waits for a reload."""
         ...
 
+    def close(self) -> None:
+        """End what was started for it beside the program."""
+        ...
+
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:
         """Let the runtime forget what nothing of the language's own reaches any more.
 
@@ -213,6 +237,14 @@ class Plain:
     ) -> ReloaderError:
         """The symbols say it all."""
         return error
+
+    def companions(
+        self,
+        error: Exception | None,  # noqa: ARG002  the protocol's
+        objects: Sequence[ObjectFile],  # noqa: ARG002  the same
+    ) -> Companions | None:
+        """An object is refused for its own sake."""
+        return None
 
     def isolate(self, graph: LinkGraph) -> None:
         """Nothing to change."""
@@ -275,6 +307,9 @@ class Plain:
 
     def go_on(self) -> None:
         """It does not wait."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def let_go(self, superseded: Sequence[Allocation]) -> list[Hold]:  # noqa: ARG002  the same
         """There is no runtime."""

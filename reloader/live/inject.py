@@ -114,8 +114,8 @@ def adopt(pid: int, sock: socket.socket) -> Adopted:
     return Adopted(process, sock)
 
 
-def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: Path) -> int:
-    """Bring the agent's bytes in and open them as a library; return its load address."""
+def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: Path) -> tuple[int, int]:
+    """Bring the agent's bytes in and open them as a library; return its handle and address."""
     known_as = bytes(agent) + b"\0"
     pid = entrance.pid
     thread.write(thread.scratch, AGENT_NAME)
@@ -134,7 +134,7 @@ def _load_agent(thread: BorrowedThread, entrance: Entrance, agent: Path) -> int:
         # A debugger would open the name in its own /proc/self/fd, a pipe perhaps, and hang.
         # In the agent's file it finds where code is announced (agent/jit.c).
         thread.write(int.from_bytes(thread.read(handle + 8, 8), "little"), known_as)  # l_name
-        return int.from_bytes(thread.read(handle, 8), "little")  # link_map.l_addr
+        return handle, int.from_bytes(thread.read(handle, 8), "little")  # link_map.l_addr
     finally:
         thread.syscall(SYS_CLOSE, fd)
 
@@ -212,8 +212,12 @@ def _enter(pid: int, agent: Path) -> Process:
     with first_in_line():
         started = time.perf_counter_ns()
         with _borrowed(entrance) as thread:
-            base = _load_agent(thread, entrance, agent)
-            memfd, size = _start_agent(thread, entrance, base)
+            handle, base = _load_agent(thread, entrance, agent)
+            try:
+                memfd, size = _start_agent(thread, entrance, base)
+            except AgentStartError:
+                thread.call(entrance.dlclose, handle)
+                raise
         pause_us = (time.perf_counter_ns() - started) / 1e3
     process = Process(pid, memfd, size)
     process.clock.last_us = pause_us

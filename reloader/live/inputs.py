@@ -47,6 +47,7 @@ class Shelf:
     libraries: list[Library] = field(default_factory=list[Library])  # not opened so far
     # names that come with a member of a library, by its path
     along: dict[str, frozenset[bytes]] = field(default_factory=dict[str, frozenset[bytes]])
+    stateless: set[str] = field(default_factory=set[str])  # paths of libraries
 
     def put(self, file: ObjectFile) -> None:
         """Keep an object; its newer version replaces an older one."""
@@ -73,6 +74,8 @@ class Shelf:
                 archive = read_archive(str(library.path), library.path.read_bytes())
                 self.archives[archive.path] = archive
                 self.along[archive.path] = library.along
+                if library.stateless:
+                    self.stateless.add(archive.path)
                 yield archive
 
 
@@ -186,7 +189,7 @@ def is_there(program: Program, file: ObjectFile, shelf: Shelf) -> bool:
 
     Then a stripped one hides them; a second copy of, say, a runtime's variables is the end.
     """
-    if file.path not in shelf.along:
+    if file.path not in shelf.along or file.path in shelf.stateless:
         return False
     return bool(program.index.find(sorted(defined_names(file))).found.any())
 

@@ -35,6 +35,7 @@ from reloader.live.agreement import (
     untold,
 )
 from reloader.live.commit import assign_slots, plan_flips, runs_code_of_ours
+from reloader.live.folded import refuse_folded
 from reloader.live.next_version import hold, next_versions
 from reloader.live.one_name import settle_names
 from reloader.live.parts import WHOLE, Parts
@@ -111,6 +112,7 @@ def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
     Of the variables that start anew, `converted` get the value of before by a function of the
     user's.
     """
+    collect(program)  # a name whose room is given back means nothing to new code
     graph, data, undecided = compare(program, parts.files(objects), reinit, anew, parts)
     settle_names(program, graph, data)
     if agreement.differs:
@@ -142,6 +144,7 @@ def link_parts(  # noqa: PLR0913, PLR0917  one argument a fact
     except UndefinedSymbolsError as error:
         raise program.host.explained(error, graph.objects) from error
     flips = plan_flips(graph, program)
+    refuse_folded(program, objects, flips)
     redirects, redirected = plan_entries(program, flips)
     return Plan(
         graph=graph,

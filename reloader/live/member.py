@@ -223,6 +223,10 @@ class Member:
         """Return how many destructors threads still have to call for a `__dso_handle`."""
         return self.channel.command(layout.OP_THREAD_ATEXITS, handle)
 
+    def signal_handlers(self) -> U64 | None:
+        """Return (64,) what is called at each signal, from 1 on; None without an agent."""
+        return self.channel.signal_handlers() if self._has_agent else None
+
     def synchronise(self) -> None:
         """Pass every thread through a serialising event.
 

@@ -1,6 +1,7 @@
 """What each object will be once a transaction is live, and what its new memory depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,9 @@ from reloader.live.ledger import Held, Ledger
 from reloader.live.objects import LiveObject
 from reloader.live.program import Program
 
+_PAGE_BITS: Final = np.uint64(12)
+_PAGES_BITS: Final = np.uint64(36)  # of a page's number: addresses have 47 bits
+_ADDR_MASK: Final = np.uint64((1 << 48) - 1)
 _MOST_FLAGS: Final = 1 << 24  # (allocation, symbol) pairs that are flagged, not sorted
 
 
@@ -22,29 +26,27 @@ def next_versions(
     graph: LinkGraph, program: Program, generation: Generation
 ) -> list[LiveObject]:
     """Return the LiveObject of every object of a placed graph."""
-    versions: list[LiveObject] = []
-    addrs, maps = defined_addrs(graph), next_data_maps(graph)
-    for row, file in enumerate(graph.objects):
-        own = slice(int(graph.first_symbol[row]), int(graph.first_symbol[row + 1]))
-        versions.append(
-            program.host.version(
-                LiveObject(
-                    file=file,
-                    generation=generation,
-                    section_addr=section_addrs(graph, row),
-                    symbol_addr=addrs[own].copy(),
-                    symbol_slot=np.maximum(graph.symbols.slot[own], NO_ROW).astype(np.int32),
-                    data=maps[row],
-                )
+    version = program.host.version
+    symbols = list(pairwise(graph.first_symbol.tolist()))
+    sections = list(pairwise(accumulate(map(len, graph.block_of_section), initial=0)))
+    section_addr, symbol_addr = section_addrs(graph), defined_addrs(graph)
+    slot = np.maximum(graph.symbols.slot[: len(symbol_addr)], NO_ROW).astype(np.int32)
+    return [
+        version(
+            LiveObject(
+                file, generation, section_addr[slice(*own)], symbol_addr[a:b], slot[a:b], data
             )
         )
-    return versions
+        for file, own, (a, b), data in zip(
+            graph.objects, sections, symbols, next_data_maps(graph), strict=True
+        )
+    ]
 
 
-def section_addrs(graph: LinkGraph, row: int) -> U64:
-    """Return (s,) where each section's single copy is; the data map has writable ones."""
+def section_addrs(graph: LinkGraph) -> U64:
+    """Return where each section's single copy is, of all objects; data maps have the others."""
     blocks = graph.blocks
-    block = graph.block_of_section[row]
+    block = np.concatenate([np.zeros(0, np.int32), *graph.block_of_section])
     addr = blocks.addr[np.maximum(block, 0)]
     single = (block != NO_ROW) & (blocks.region[np.maximum(block, 0)] <= Region.RODATA)
     return np.where(single, addr, np.uint64(NO_ADDR)).astype(np.uint64)
@@ -73,24 +75,25 @@ def hold(
         generation: The one being made.
         unwind: Address of the transaction's `.eh_frame_hdr`, 0: it has none.
     """
+    keys = [*(file.key for file in graph.objects), ("", "")]  # the last one is for NO_ROW
     rows = [
         Held(
             allocation=item.allocation,
             generation=generation,
-            object=graph.objects[item.object].key if item.object != NO_ROW else ("", ""),
+            object=keys[item.object],
             unwind_addr=unwind if item.region == Region.CODE else 0,
         )
         for item in placed
     ]
     fresh = Ledger()
     fresh.add(rows)
-    for source, target in referenced_pairs(graph, fresh, ledger):
-        fresh.rows[source].references.add(target)
+    for source, targets in references(graph, fresh, ledger):
+        fresh.rows[source].references.update(targets)
     if unwind:
         tables = unwind_tables(graph, unwind, fresh, ledger)
         for row, item in zip(rows, placed, strict=True):
             if row.unwind_addr:
-                row.references |= tables[NO_ROW] | tables.get(item.object, set())
+                row.references.update(tables[NO_ROW], tables.get(item.object, ()))
     return rows
 
 
@@ -118,20 +121,28 @@ def holders(addrs: U64, fresh: Ledger, ledger: Ledger) -> U64:
     return np.where(start != 0, start, ledger.starts_of(addrs))
 
 
-def referenced_pairs(graph: LinkGraph, fresh: Ledger, ledger: Ledger) -> set[tuple[int, int]]:
-    """Return the distinct (new memory of an edge's field, memory of its target) addresses."""
+def references(
+    graph: LinkGraph, fresh: Ledger, ledger: Ledger
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the address of new memory, and of all memory that edges in it lead to."""
     blocks, symbols = graph.blocks, graph.symbols
     sources, home = fresh.find(blocks.addr)
     # A table describes code and does not keep it; the code keeps the table.
     home[~blocks.live | named_blocks(graph, UNWIND_NAME)] = NO_ROW
     row, symbol = used_symbols(graph, home, len(sources))
     source = np.array(sources, np.uint64)[row]
-    pairs: set[tuple[int, int]] = set()
+    keys: list[U64] = []
     for addr in (symbols.addr[symbol], body_addr(graph)[symbol]):
         target = holders(addr, fresh, ledger)
         used = (target != 0) & (target != source)
-        pairs.update(zip(source[used].tolist(), target[used].tolist(), strict=True))
-    return pairs
+        keys.append(row[used].astype(np.uint64) << _PAGES_BITS | target[used] >> _PAGE_BITS)
+    key = np.unique(np.concatenate(keys))
+    heads = np.diff(key >> _PAGES_BITS, prepend=np.uint64(len(sources))).nonzero()[0].tolist()
+    rows: list[int] = (key >> _PAGES_BITS)[heads].tolist()
+    targets: list[int] = ((key << _PAGE_BITS) & _ADDR_MASK).tolist()
+    ends = [*heads[1:], len(key)] if heads else []
+    for at, first, last in zip(rows, heads, ends, strict=True):
+        yield sources[at], targets[first:last]
 
 
 def used_symbols(graph: LinkGraph, home: I32, count: int) -> tuple[I64, I64]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from reloader.elf.stable_names import of_toolchain
 from reloader.errors.data import DataLayoutError, LayoutRow
 from reloader.ids import NO_ADDR, Region
 from reloader.link.graph import LinkGraph, Origin
@@ -37,6 +38,8 @@ def settle_names(program: Program, graph: LinkGraph, data: DataReport) -> None:
     for row, known in held_elsewhere(program, graph):
         name = symbols.name[row].decode("utf-8", "replace")
         if known.owner not in program.objects:
+            if of_toolchain(graph.objects[int(symbols.object[row])].path):
+                continue  # a copy of the same
             data.notes.append(
                 f"{name}: the executable has its own, which code that is not reloaded goes on"
                 " to use"
@@ -70,7 +73,10 @@ def yield_to_strong(program: Program, graph: LinkGraph) -> None:
 
 
 def held_elsewhere(program: Program, graph: LinkGraph) -> Iterator[tuple[int, Known]]:
-    """Yield strong definitions new to their object, with whom the process has of that name."""
+    """Yield strong definitions, with what the process has of that name from somebody else.
+
+    One that its own object had before and that has no address starts anew.
+    """
     if not program.objects:
         return  # all that is known is a host's
     symbols, rows = graph.symbols, program.index.rows
@@ -78,7 +84,8 @@ def held_elsewhere(program: Program, graph: LinkGraph) -> Iterator[tuple[int, Kn
     fresh &= (symbols.origin == Origin.BLOCK) & (symbols.visibility == 0)
     for row in np.flatnonzero(fresh).tolist():
         known = rows.get(symbols.name[row])
-        if known is not None and known.strong:
+        own = graph.objects[int(symbols.object[row])].key
+        if known is not None and known.strong and known.owner != own:
             yield row, known
 
 

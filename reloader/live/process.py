@@ -26,7 +26,7 @@ from reloader.live.arena import MappedArena, Window, map_file
 from reloader.live.channel import Channel
 from reloader.live.claim import alone_in
 from reloader.live.family import Census
-from reloader.live.holder import left_descriptors, reap_holder, reopen_arena, start_holder
+from reloader.live.holder import left_descriptors, reap_holders, reopen_arena, start_holder
 from reloader.live.maps import arena_control, read_maps
 from reloader.live.member import Member, Restorers, Shared, start_time
 from reloader.live.stopped_family import stopped_family
@@ -189,6 +189,10 @@ class Process:
 
     # what is asked of the one that stands for all
 
+    def signal_handlers(self) -> U64 | None:
+        """Return (64,) what is called at each signal, from 1 on; None without an agent."""
+        return self.leader.signal_handlers()
+
     def alive(self) -> bool:
         """Return whether it still runs."""
         return self.leader.alive()
@@ -264,7 +268,7 @@ class Process:
     def _write_leader(self) -> None:
         header = self.leader.header
         header["target_pid"][0] = self.pid
-        reap_holder(int(header["holder_pid"][0]))
+        reap_holders()
         holder = int(header["holder_pid"][0])
         if not holder or not Path(f"/proc/{holder}/fd/{layout.HOLDER_FD}").exists():
             header["holder_fd"][0] = layout.HOLDER_FD
@@ -275,7 +279,7 @@ class Process:
         header = self.leader.header
         if self.pids():
             header["daemon_pid"][0] = 0
-        reap_holder(int(header["holder_pid"][0]))
+        reap_holders()
         self.close_descriptors()
 
     def close_descriptors(self) -> None:

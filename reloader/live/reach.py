@@ -88,3 +88,10 @@ class Reach:
         while more := {to for source, to in edges if source in held} - held:
             held |= more
         return {node for node in held if node < self.count}
+
+
+def unreached(rows: Sequence[Retirement], words: U64) -> list[Retirement]:
+    """Return the memory that some words lead to neither directly nor on the way."""
+    reach = Reach(rows, None)
+    held = reach.held(Hits(), set(reach.nodes(words)))
+    return [row for at, row in enumerate(rows) if at not in held]

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -31,16 +30,16 @@ from reloader.live.frames import (
     Symboliser,
     describe,
     possible_stacks,
-    thread_name,
 )
 from reloader.live.halt import Halt, Halter, ListAreas
 from reloader.live.pagemap import total, without
-from reloader.live.reach import Reach, Retirement
+from reloader.live.reach import Reach, Retirement, unreached
 from reloader.live.scan import Hits, Memory, Ranges, search
 from reloader.live.target import Target
+from reloader.live.tracing import name_of, tracer_of
 from reloader.live.veto import located, prove_for_all
 
-__all__ = ["RetirePolicy", "RetireReport", "Retirement", "Retirer", "holders", "tracer_of"]
+__all__ = ["RetirePolicy", "RetireReport", "Retirement", "Retirer", "holders"]
 
 _USUAL_RATE: Final = 2e9  # bytes a second that any machine of today can look at
 _SMALL_SHARE: Final = (
@@ -48,7 +47,9 @@ _SMALL_SHARE: Final = (
 )
 _ENOUGH_SHARE: Final = 0.4  # of the longest stop: what was written last is read in that time
 _MOST_SHARE: Final = 0.7  # of the longest stop that reading may be expected to take
-Release = Callable[[Sequence["Retirement"]], None]
+Release = Callable[[Sequence[Retirement]], None]
+Registered = Callable[[Sequence[Retirement]], U64]
+NOTHING: Final = np.empty(0, np.uint64)
 _ROUNDS: Final = 12  # looks at what was written during the last one
 _MARGIN: Final = 4 << 20  # bytes of room beyond what is expected
 
@@ -154,6 +155,7 @@ class Retirer:
         named: U64,
         release: Release | None = None,
         symbolise: Symboliser | None = None,
+        registered: Registered = lambda _: NOTHING,
     ) -> RetireReport:
         """Free what is proven unreachable.
 
@@ -162,21 +164,27 @@ class Retirer:
             named: Every address that slots, tables and live generations of ours hold.
             release: Called with what was freed, to write it down.
             symbolise: Returns the variable at an address, or "".
+            registered: Returns addresses that only the kernel holds, given what waits. It is
+                asked again after a proof: then none is left that could have become one.
         """
         if not self.waiting:
             return RetireReport("nothing")
         self._last = time.monotonic()
+        self._vetoes += 1  # an attempt that fails altogether is one, too
+        named = np.concatenate([named, registered(self.waiting)])
         report = prove_for_all(target, lambda one: self._prove(one, named, symbolise))
+        report.freed = unreached(report.freed, registered(report.freed))
         if report.freed:
             self._free(target, report.freed, release)
         self._oldest = time.monotonic()  # patience is counted from the last attempt
-        self._vetoes = 0 if report.freed else self._vetoes + 1
+        if report.freed:
+            self._vetoes = 0
         return report
 
     def _prove(self, target: Target, named: U64, symbolise: Symboliser | None) -> RetireReport:
         tracer = tracer_of(target.pid)
-        if tracer:
-            text = f"process {thread_name(tracer, tracer)} ({tracer}) traces the program"
+        if tracer not in {0, os.getpid()}:
+            text = f"process {name_of(tracer)} ({tracer}) traces the program"
             return RetireReport("traced", holders=[Holder("debugger", text, 0, 0)], reason=text)
         with Memory(target.pid) as memory:
             reach = Reach(self.waiting, self._guard)
@@ -358,16 +366,6 @@ def _copied(
                     text = f"somebody wrote into the code at {start:#x}: a breakpoint"
                     found.append((row, Holder("breakpoint", text, start, 0)))
     return found
-
-
-def tracer_of(pid: int) -> int:
-    """Return the process that traces the target, 0 for none or ourselves."""
-    with suppress(OSError):  # a process that has ended is told by the next step
-        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-            if line.startswith("TracerPid:"):
-                tracer = int(line.split()[1])
-                return 0 if tracer == os.getpid() else tracer
-    return 0
 
 
 def holders(

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from reloader.elf.image import Image
-from reloader.ids import I32, U64, Bool, SlotId
+from reloader.ids import I32, U64, Bool, Generation, SlotId
 from reloader.live.bodies import bodies_of
 from reloader.live.commit import flip
 from reloader.live.consistent import when_outside
@@ -23,6 +23,8 @@ from reloader.live.program import Program
 from reloader.live.redirect import Places, RedirectPlan, pack, plan_redirects, survey
 from reloader.live.surroundings import surroundings, with_callers
 from reloader.live.target import Stopped
+
+Retain = Callable[[Program, Plan, Generation], None]
 
 
 def plan_entries(program: Program, flips: Flips) -> tuple[RedirectPlan | None, list[int]]:
@@ -37,8 +39,9 @@ def plan_entries(program: Program, flips: Flips) -> tuple[RedirectPlan | None, l
     """
     original = program.table.originals(flips.slot)
     rows = in_code(program.image, original).nonzero()[0]
-    redirects, ours = program.redirects, list[int](flips.slot[rows].tolist())
-    rows = rows[np.array([slot not in redirects for slot in ours], np.bool_)]
+    done = np.fromiter(program.redirects, np.int32, len(program.redirects))
+    # an alias has a slot of its own, and its entry leads through the other's
+    rows = rows[~np.isin(original[rows], program.table.originals(done))]
     if not len(rows):
         return None, []
     slots: I32 = flips.slot[rows]
@@ -111,10 +114,25 @@ def _in_one_stop(
     )
 
 
-def take_back(program: Program, plan: Plan) -> None:
-    """Undo a flip: what had to follow it failed, maybe because the first process ended."""
+def take_back(program: Program, plan: Plan, generation: Generation, retain: Retain) -> None:
+    """Undo a flip: what had to follow it failed, maybe because the first process ended.
+
+    Args:
+        program: The process.
+        plan: It was live for a moment.
+        generation: As that.
+        retain: Lets its memory wait for its proof: somebody may run the code.
+    """
     if not program.target.follow():
         return
+    retain(program, plan, generation)
+    try:
+        _flip_back(program, plan)
+    finally:
+        program.ledger.supersede(program.roots())
+
+
+def _flip_back(program: Program, plan: Plan) -> None:
     arena, flips = program.target.arena, plan.flips
     if plan.redirects is None:
         flip(arena, flips.slot, flips.old)

@@ -233,6 +233,10 @@ class Target(Protocol):
         """Return how many destructors threads still have to call for a `__dso_handle`."""
         ...
 
+    def signal_handlers(self) -> U64 | None:
+        """Return (64,) what is called at each signal, from 1 on; None without an agent."""
+        ...
+
     def synchronise(self) -> None:
         """Pass every thread through a serialising event (`membarrier` SYNC_CORE)."""
         ...

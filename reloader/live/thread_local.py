@@ -88,7 +88,7 @@ def in_use(program: Program, room: ThreadRoom) -> list[tuple[int, int]]:
 def collect(program: Program) -> None:
     """Give room back that no live object has a variable in, once no old code is left."""
     room = program.target.thread_room
-    if any(row.superseded for row in program.ledger.rows.values()) or not room.used():
+    if not room.used() or any(row.superseded for row in program.ledger.rows.values()):
         return
     room.keep(in_use(program, room))
     program.index.forget(lambda known: known.type == STT_TLS and room.is_free(known.addr))

@@ -105,9 +105,14 @@ def find_tracer(pid: int) -> list[Finding]:
     return error("traced", text, "Let that program detach first")
 
 
+def tracer_of(tid: int) -> int:
+    """Return the process that traces a thread, 0 if none does."""
+    return int(status(tid).get("TracerPid", "0"))
+
+
 def tracer_named(tid: int) -> str:
     """Return who traces a thread, as `gdb (process 12)`; "" if nobody does."""
-    tracer = int(status(tid).get("TracerPid", "0"))
+    tracer = tracer_of(tid)
     return f"{name_of(tracer)} (process {tracer})" if tracer else ""
 
 

@@ -53,7 +53,7 @@ class Attended:
         trust = Trust.of_this_user([host.folder] if config.allow_shared_files else [])
         mode = Mode.POLL if config.polling else Mode.AUTO
         command = options.build or config.build
-        texts = options.watch or config.watch or (".",)
+        texts = (*(options.watch or config.watch or (".",)), *config.archives)
         patterns = [pattern for text in texts for pattern in parse_pattern(text, host.folder)]
         self.builder = (
             BuildRunner(
@@ -64,6 +64,7 @@ class Attended:
                 on_files=self._take,
                 on_problem=self._problem,
                 on_start=self._build_began,
+                env=options.build_env,
                 trust=trust,
                 mode=mode,
             )

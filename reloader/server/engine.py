@@ -35,6 +35,7 @@ class WatchOptions:
     build: str | None = None
     source: tuple[str, ...] = ()
     cwd: str = ""  # where the build command runs
+    build_env: dict[str, str] | None = None  # its environment; None: the daemon's
     consistent: bool = False  # every reload switches at one instant
     replay: bool | None = None  # give it what was live in its last run; None: as configured
     replay_crashed: bool = False  # also what it crashed in

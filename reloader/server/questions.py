@@ -1,5 +1,6 @@
 """What a client may ask while a reload is under way: reads that neither wait nor change."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from reloader.errors.session import NotLoadedError, UnknownNameError, UnknownTargetError
@@ -15,6 +16,7 @@ from reloader.server.replies import (
 from reloader.session.outcome import short
 from reloader.session.owners import image_owner, owner_line
 from reloader.session.session import Session
+from reloader.session.source_names import meant
 from reloader.wire.answers import (
     FindingAnswer,
     MemoryAnswer,
@@ -23,6 +25,7 @@ from reloader.wire.answers import (
     ReloadAnswer,
     TargetAnswer,
 )
+from state.rows import Owner
 from state.store import Store
 
 
@@ -88,17 +91,18 @@ class Questions:
     def owner(self, what: str, target: str | None) -> list[OwnerAnswer]:
         """Return whom a name or an address belongs to, best first."""
         session = self._session(self._find(target))
-        rows = [
-            row
-            for name in (what, *session.program.host.meant(what))
-            for row in self.store.query.owner(session.target, name)
-        ]
+        rows = self._owners(session, (what, *session.program.host.meant(what)))
+        rows = rows or self._owners(session, meant(session.program, what))
         if rows:
             return [owner_answer(row, owner_line(session, row)) for row in rows]
         row = image_owner(session, what)
         if row is None:
             raise UnknownNameError(what, self.store.query.nearest_names(session.target, what))
         return [owner_answer(row, "")]
+
+    def _owners(self, session: Session, names: Iterable[str]) -> list[Owner]:
+        query = self.store.query
+        return [row for name in names for row in query.owner(session.target, name)]
 
     def doctor(self, subject: str | None) -> list[FindingAnswer]:
         """Return what would stand in the way for a pid or a program."""

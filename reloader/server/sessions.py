@@ -13,6 +13,7 @@ import numpy as np
 
 from reloader.config import load_config
 from reloader.errors.base import ReloaderError
+from reloader.errors.live import TargetGoneError
 from reloader.live.inject import Adopted, adopt
 from reloader.live.inject import attach as inject
 from reloader.live.process import Process
@@ -25,6 +26,7 @@ from reloader.server.replies import (
 from reloader.session.host_program import begin_program, load_program
 from reloader.session.plugins import load_plugins
 from reloader.session.session import Session
+from reloader.session.source_names import symbols_for
 from reloader.wire.answers import (
     CheckAnswer,
     EventKind,
@@ -235,7 +237,8 @@ class Sessions(Questions):
         attended, began = self._find(target), time.time()
         session, files = self._session(attended), [str(self.host.folder / p) for p in paths]
         with session.together(self.config.consistent_limit_s if consistent else None):
-            outcome = session.reload_files(files, reinit=frozenset(reinit), named=True)
+            names = symbols_for(session.program, reinit)
+            outcome = session.reload_files(files, reinit=names, named=True)
         self._wake.set()
         return attended.tell(outcome, "load", began)
 
@@ -304,7 +307,13 @@ class Sessions(Questions):
             session = self._session(attended)
             if session.retiring.due() > time.monotonic():
                 continue
-            report = session.retiring.attempt()
+            try:
+                report = session.retiring.attempt()
+            except TargetGoneError:
+                continue  # its end is told by itself
+            except (ReloaderError, StateError) as error:
+                attended.warn(f"old code stays for now: {error}")
+                continue
             while session.retiring.problems:
                 attended.warn(session.retiring.problems.pop())
             if report.freed:

@@ -71,8 +71,10 @@ class Params:
         """Return the options of `run` and `attach`."""
         build = self.maybe("build", str)
         cwd = self.maybe("cwd", str) or ""
+        env = cast("Json | None", self.maybe("build_env", dict))
         return WatchOptions(
             self.texts("watch"), build, self.texts("source"), cwd,
+            {name: str(value) for name, value in env.items()} if env else None,
             consistent=self.maybe("consistent", bool) or False,
             replay=self.maybe("replay", bool),
             replay_crashed=self.maybe("replay_crashed", bool) or False,

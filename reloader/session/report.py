@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+from reloader.elf.stable_names import of_toolchain
 from reloader.errors.live import TargetGoneError
 from reloader.ids import Addr
 from reloader.link.passes.bind_data import DataReport
@@ -46,7 +47,10 @@ def changed_names(plan: Plan) -> list[str]:
     symbols = plan.graph.symbols
     while plan.undecided:
         plan.undecided.pop().decide(plan.graph)
+    objects = plan.graph.objects
+    foreign = {row for row, file in enumerate(objects) if of_toolchain(file.path)}
     flipped: list[int] = plan.flips.symbol[symbols.changed[plan.flips.symbol]].tolist()
+    flipped = [row for row in flipped if int(symbols.object[row]) not in foreign]
     return written([symbols.name[row].decode("utf-8", "replace") for row in flipped])
 
 
@@ -106,8 +110,19 @@ def data_notes(program: Program, data: DataReport) -> list[str]:
     if constant := written(data.became_constant):
         notes.append(f"now constant, with the new value: {enumerate_names(constant)}")
     if data.reinit_unused:
-        notes.append(f"--reinit had nothing to do for: {enumerate_names(data.reinit_unused)}")
+        notes.append(unused_note(data))
     return notes
+
+
+def kept_notes(program: Program, data: DataReport) -> list[str]:
+    """Return what a reload that changes nothing may have been meant to change."""
+    notes = [initialiser_note(program, change) for change in data.initialiser_changes()]
+    return [*notes, unused_note(data)] if data.reinit_unused else notes
+
+
+def unused_note(data: DataReport) -> str:
+    """Return which names of variables meant none."""
+    return f"--reinit had nothing to do for: {enumerate_names(data.reinit_unused)}"
 
 
 def initialiser_note(program: Program, change: InitialiserChange) -> str:

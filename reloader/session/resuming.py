@@ -126,10 +126,12 @@ def open_known(
     rebuild_ledger(program, store, target)
     index_symbols(program)
     take_host(opened, ocaml, store.resume.host(target))
-    for row in store.journal.unfinished(target):
-        opened.notes.append(
-            settle(program, StateJournal(store, target, program), row, add_live)
-        )
+    with ExitStack() as undo:
+        undo.callback(program.host.close)
+        for row in store.journal.unfinished(target):
+            journal = StateJournal(store, target, program)
+            opened.notes.append(settle(program, journal, row, add_live))
+        undo.pop_all()
     process.arena.slots[len(program.table) :] = 0  # of attempts that ended while linking
     index_symbols(program)
     keep_directory(program, StateJournal(store, target, program))

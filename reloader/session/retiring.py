@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from reloader.live.gone import gone_slots
 from reloader.live.host import Hold
 from reloader.live.ledger import Held
 from reloader.live.program import Key, Program
+from reloader.live.registered import handlers_in, registered
 from reloader.live.retire import Retirement, Retirer, RetireReport, holders
 from reloader.live.variables import name_of_address
 from reloader.session.plugins import Event, Plugins
@@ -144,7 +146,11 @@ class Retiring:
         if self.known and self.next_release <= time.monotonic():
             self.let_go()
         return self.retirer.attempt(
-            self.program.target, self.named(), self.release, self.variable_at
+            self.program.target,
+            self.named(),
+            self.release,
+            self.variable_at,
+            partial(registered, self.program.target),
         )
 
     def let_go(self) -> None:
@@ -208,7 +214,9 @@ class Retiring:
     def holders_of(self, row: Held) -> list[Holder]:
         """Return everything that points into one piece of memory right now."""
         start, end = row.allocation.addr, row.allocation.addr + row.allocation.size
-        found = holders(self.program.target, [(start, end)], self.variable_at)
+        target = self.program.target
+        spans = [(start, end), *self.retirement(row).watched]
+        found = holders(target, spans, self.variable_at) + handlers_in(target, spans)
         others = [
             Holder("memory", f"superseded memory at {at:#x}", at, start)
             for at, other in self.program.ledger.rows.items()

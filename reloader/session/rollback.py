@@ -76,7 +76,8 @@ def flip_back(session: "Session", back: Return, undone: list[int], began: float)
             session.before_step("flip")
             with noticing_the_end(program.target, lambda: "making earlier code live"):
                 stop = switch_back(program, back, session.together_s)
-                must_run(program.target)
+                if not program.target.follow():  # it is done in those that are left
+                    must_run(program.target)
         except ReloaderError as error:
             journal.failed(Generation(number), error)
             raise
@@ -94,5 +95,6 @@ def flip_back(session: "Session", back: Return, undone: list[int], began: float)
         journal.owed.append(write)
         outcome.notes.append(f"it is live, but could not be written down yet: {error}")
     with session.noting_state_errors(outcome):
+        session.follow()
         session.retiring.collect()
     return outcome

@@ -32,6 +32,7 @@ from reloader.live.linking import IN_PLACE
 from reloader.live.opening import Opened, index_symbols, open_new
 from reloader.live.process import Process
 from reloader.live.program import Key, Wishes
+from reloader.live.retire import RetirePolicy
 from reloader.reload import Options, reload
 from reloader.session.checking import check, known_as
 from reloader.session.checking import read_files as read_named
@@ -45,6 +46,7 @@ from reloader.session.report import family_notes
 from reloader.session.resuming import follow, known_target, open_known, take_host
 from reloader.session.retiring import Retiring
 from reloader.session.rollback import rollback
+from reloader.session.together import reload_with
 from reloader.watching.globs import parse_pattern, read_wanted
 from reloader.watching.trust import Trust
 from state.errors import StateError
@@ -133,6 +135,9 @@ class Session:
     def configure(self, config: Config, folder: Path) -> None:
         """Take what the project says of hooks, types, retention and consistency."""
         self.program.past.keep = config.retain
+        self.retiring.retirer.policy = RetirePolicy(
+            min_interval=config.retire.min_interval_s, max_stop_ms=config.retire.max_stop_ms
+        )
         self.trust = Trust.of_this_user([folder] if config.allow_shared_files else [])
         if config.consistent:
             self.together_s = config.consistent_limit_s
@@ -188,9 +193,12 @@ class Session:
                 objects, equal = self.chosen(contents, named=named, again=bool(reinit))
         except (ReloaderError, StateError) as error:
             return self.decided(error, [], names, event_time, "load")
-        if not objects:
-            return Outcome("unchanged", objects=equal or names)
-        return self.reload_objects(objects, event_time, "load", reinit)
+        if objects:
+            return self.reload_objects(objects, event_time, "load", reinit)
+        more = self.program.host.companions(None, [])
+        if more is not None:
+            return reload_with(self, more, [], event_time, reinit)
+        return Outcome("unchanged", objects=equal or names)
 
     def chosen(
         self, contents: Contents, *, named: bool, again: bool = False
@@ -231,6 +239,9 @@ class Session:
         try:
             outcome = reload(self.program, objects, self.journal, options)
         except (ReloaderError, StateError, SlotTableFullError) as error:
+            more = self.program.host.companions(error, objects) if kind == "load" else None
+            if more is not None:
+                return reload_with(self, more, objects, event_time, reinit)
             return self.decided(error, objects, names, event_time, kind)
         with self.noting_state_errors(outcome):
             if outcome.state == "unchanged":
@@ -381,6 +392,7 @@ class Session:
         """Let the program go on without us; a later daemon can take it up again."""
         with suppress(StateError):  # the prepared row stays: the next daemon finishes it
             self.journal.catch_up()
+        self.program.host.close()
         self.process.close()
         if self.owns_store:
             self.store.close()

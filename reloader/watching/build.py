@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class BuildRunner:
         on_files: Callable[[Files], None],
         on_problem: Callable[[Exception], None],
         on_start: Callable[[tuple[Path, ...]], None] | None = None,
+        env: Mapping[str, str] | None = None,
         trust: Trust | None = None,
         mode: Mode = Mode.AUTO,
     ) -> None:
@@ -70,11 +71,12 @@ class BuildRunner:
             on_files: Takes objects that changed without a build.
             on_problem: Takes refused sources and limits.
             on_start: Told the saved sources when a build starts, or starts anew.
+            env: The build's environment; ours if None.
             trust: Whose sources count.
             mode: How sources are watched.
         """
         self.command = command
-        self._cwd = cwd
+        self._cwd, self._env = cwd, env
         self._on_result = on_result
         self._on_files = on_files
         self._on_problem = on_problem
@@ -192,7 +194,7 @@ class BuildRunner:
             if self._on_start is not None:
                 self._on_start(sources)
             try:
-                with BuildChild(self.command, self._cwd) as child:
+                with BuildChild(self.command, self._cwd, self._env) as child:
                     status = child.wait(self._interrupt)
                     if status is None:
                         child.kill()

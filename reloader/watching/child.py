@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,12 +53,15 @@ class BoundedOutput:
 class BuildChild:
     """The running build; a context that leaves no process of it behind when interrupted."""
 
-    def __init__(self, command: str, cwd: Path) -> None:
+    def __init__(
+        self, command: str, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         """Start the command in its own process group.
 
         Args:
             command: For the shell.
             cwd: Where to run it.
+            env: Its environment; ours if None.
 
         Raises:
             BuildStartError: The system could not start it.
@@ -69,6 +73,7 @@ class BuildChild:
                 command,
                 shell=True,
                 cwd=cwd,
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -55,6 +55,7 @@ class Cause(Enum):
     LINKED = "its name appeared: a hard link, or the start of a write"
     ALLOWED = "its owner or mode changed"
     FOUND = "seen by a scan"
+    GONE = "deleted, or moved away"
 
 
 @dataclass(eq=False, slots=True)
@@ -193,6 +194,8 @@ class FolderTree:
     def _file_changed(self, path: str, event: InotifyEvent, now: int) -> None:
         if event.is_moved_from or event.is_delete:
             self._abandon(path)  # it may have been a link to a folder
+            if self._wanted(path):
+                self._on_file(path, Cause.GONE, now)
             return
         if self._wanted(path):
             written = event.is_close_write or event.is_moved_to

@@ -215,6 +215,8 @@ class Watcher:
                 self._look(path, Cause.FOUND, now)
         for path in self._known.keys() - found:
             del self._known[path]
+        for path in self._blocked.keys() - found:
+            del self._blocked[path]
 
     def _remember(self, path: str) -> None:
         """Note a file that is there at the start."""
@@ -237,6 +239,10 @@ class Watcher:
     def _look(self, path: str, cause: Cause, event_ns: int) -> None:
         """Hand a file on if it is new, complete and trusted."""
         with self._lock:
+            if cause is Cause.GONE:
+                self._known.pop(path, None)
+                self._blocked.pop(path, None)
+                return
             if self._stopping.is_set() or self._is_old_news(path, cause):
                 return
             try:

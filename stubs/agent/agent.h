@@ -61,7 +61,8 @@ enum reloader_op {
   RELOADER_OCAML_RUN = 14,    /* args: limit, words, token, script, patience, globals -> 0 done, 1 gave up, 2.. undone */
   RELOADER_OCAML_RETIRE = 15, /* args, text: see ocaml_mark.c -> how many units stay; reply: three words each */
   RELOADER_OCAML_HOLD = 16,   /* args: entry of a unit to wait at (0: let go), limit -> 0; before main only */
-  RELOADER_JIT_REGISTER = 17  /* args: count; text: symbol files for debuggers, as in jit.c -> 0 */
+  RELOADER_JIT_REGISTER = 17, /* args: count; text: symbol files for debuggers, as in jit.c -> 0 */
+  RELOADER_SIGNAL_HANDLERS = 18 /* -> 0; reply: of each signal from 1 on, the function that the kernel calls */
 };
 
 enum reloader_agent_state { RELOADER_STARTING = 0, RELOADER_IDLE = 1, RELOADER_BUSY = 2 };

@@ -103,6 +103,8 @@ static uint64_t run(struct reloader_command *command) {
       return reloader_caml_hold(args);
     case RELOADER_JIT_REGISTER:
       return reloader_jit_register(args[0], text_area());
+    case RELOADER_SIGNAL_HANDLERS:
+      return reloader_signal_handlers(reply_area());
     default:
       errno = ENOSYS;
       return (uint64_t)-1;

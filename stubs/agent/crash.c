@@ -89,6 +89,16 @@ void reloader_crash_prepare(void) {
     if (is_default(fatal[i])) stand(fatal[i]);
 }
 
+/* What only the kernel knows: an address there is in no memory of the process. */
+uint64_t reloader_signal_handlers(uint64_t *reply) {
+  for (int number = 1; number <= 64; number++) {
+    struct sigaction now;
+    uint64_t *handler = &reply[number - 1];
+    *handler = __sigaction(number, NULL, &now) ? 0 : (uint64_t)now.sa_handler;
+  }
+  return 0;
+}
+
 RELOADER_EXPORT int sigaction(int number, const struct sigaction *new, struct sigaction *old) {
   int result = __sigaction(number, new, old);
   if (result || !reloader_control || !is_fatal(number)) return result;

@@ -40,6 +40,7 @@ uint64_t reloader_call_catching(const uint64_t *call, uint64_t *reply);
 
 /* crash.c */
 void reloader_crash_prepare(void);
+uint64_t reloader_signal_handlers(uint64_t *reply);
 
 /* jit.c */
 uint64_t reloader_jit_register(uint64_t count, const char *text);

@@ -184,7 +184,7 @@ int compute(int n) { __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED);
 
 
 @pytest.mark.parametrize("flags", ["gcc -O2", "gcc -O0 -fno-pie -no-pie", "clang -O2"])
-def test_eight_threads_get_old_or_new_answers_while_it_is_reloaded_fifty_times(
+def test_eight_threads_get_old_or_new_answers_while_it_is_reloaded_again_and_again(
     tmp_path: Path, flags: str
 ) -> None:
     compiler, *words = flags.split()
@@ -197,7 +197,7 @@ def test_eight_threads_get_old_or_new_answers_while_it_is_reloaded_fifty_times(
     try:
         with attached(program) as session:
             session.retiring.retirer.policy = PATIENT
-            for version in range(2, 52):
+            for version in range(2, 18):
                 edited = program.compile(compute=text.replace("VERSION", str(version)))
                 outcome = reload(session, *edited)
                 assert (outcome.state, outcome.error) == ("live", "")

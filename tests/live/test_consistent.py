@@ -129,7 +129,7 @@ def test_eight_threads_never_see_two_generations_together(program: Program) -> N
     program.start("8", "")
     with attached(program) as session:
         session.together_s = 20.0
-        reload_often(program, session, 40)
+        reload_often(program, session, 16)
         assert ask(program, "m") == 0
         assert ask(program, "p") == 5005
 

@@ -16,6 +16,7 @@ from reloader.errors.live import AgentStartError, AttachError
 from reloader.live import doctor, tracing
 from reloader.live.doctor import examine
 from reloader.live.inject import attach
+from reloader.live.maps import read_maps
 from tests.support.live import compile_program, compile_text, hear, running, say, until
 
 pytestmark = pytest.mark.live
@@ -240,6 +241,7 @@ def test_memory_files_that_another_pid_namespace_forbids_are_named_at_attach() -
             " look at vm.memfd_noexec and seccomp filters. The system said: Permission denied"
             " (errno 13). Nothing was changed."
         )
+        assert not [row.name for row in read_maps(inside) if "memfd:" in row.name]
         answers(child)
         os.kill(inside, signal.SIGKILL)
 

@@ -213,7 +213,7 @@ def test_threads_inside_the_patch_are_stepped_out_of_it(tmp_path: Path) -> None:
     process = attach(child.pid)
     target = as_target(process)
     plan = plan_redirects(child.functions({"old_one": "new_one"}), child.read)
-    for _ in range(10):
+    for _ in range(4):
         undo = apply_redirects(plan, target, patience=Patience(tries=1))
         assert child.ask("x") == "5"
         undo_redirects(undo, target)

@@ -331,7 +331,7 @@ def test_a_stop_of_busy_threads_is_short(large: Large) -> None:
     assert large.ask("slow") == "done"
     assert large.ask("spin") == "done"
     process = large.process
-    parts = [large.part, *(process.arena.allocate(Region.CODE, 4096) for _ in range(4))]
+    parts = [large.part, *(process.arena.allocate(Region.CODE, 4096) for _ in range(2))]
     retirer = Retirer(PATIENT)
     for part in parts:
         retirer.add(large.retirement(part))

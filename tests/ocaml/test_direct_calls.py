@@ -81,3 +81,21 @@ def test_a_closure_of_an_old_unit_keeps_the_old_unit_that_its_code_calls(
         assert program.ask("drop") == "done"
         assert known(session) == {("foo", 2), ("bar", 2)}
         assert program.ask("?") == "third"
+
+
+def test_a_user_that_was_compiled_again_to_the_same_object_is_linked_anew(
+    program: Build,
+) -> None:
+    with session_of(program) as session:
+        foo = program.edit("foo.ml", '"first"', '"second"')
+        outcome = session.reload_files([str(foo)])
+        assert outcome.state == "refused"
+        assert "Bar was optimised with its old code" in outcome.error
+        assert program.ask("?") == "first"
+        outcome = session.reload_files([str(program.compile("bar.ml"))])
+        assert (outcome.error or outcome.state) == "live"
+        assert program.ask("?") == "second"
+        paths = [program.edit("foo.ml", '"second"', '"third"'), program.compile("bar.ml")]
+        outcome = session.reload_files([str(path) for path in paths])
+        assert (outcome.error or outcome.state) == "live"
+        assert program.ask("?") == "third"

@@ -9,13 +9,17 @@ import pytest
 from reloader.hosts.ocaml import Ocaml
 from reloader.ids import Addr, SlotId
 from tests.support.checker import check
-from tests.support.faults import IN_UNITS, Orders, run_daemon
+from tests.support.faults import Orders, run_daemon
 from tests.support.ocaml import Build, Compiler, build
 from tests.support.ocaml_project import session_of
 
 KILLED = -9
-SWAPPED = {*IN_UNITS, "record"}
-MOMENTS = ["write", "flip", *IN_UNITS, "record"]
+MOMENTS = {  # and whether the unit is swapped by then
+    "write": False,
+    "before_units_swap": False,
+    "after_first_word": True,
+    "record": True,
+}
 
 
 @pytest.fixture
@@ -53,18 +57,18 @@ def test_killed_daemons_leave_units_old_or_new_and_the_next_one_knows_which(
 ) -> None:
     assert program.process is not None
     live = 1
-    for times, moment in enumerate(MOMENTS, 2):
+    for times, (moment, swapped) in enumerate(MOMENTS.items(), 2):
         path = str(edited(program, times))
         watch = str(program.folder / "*.o")
         pid, folder = program.process.pid, str(program.folder)
         status, _ = run_daemon(Orders(pid, folder, watch, [[path]], moment))
         assert status == KILLED
-        live = times if moment in SWAPPED else live
+        live = times if swapped else live
         with session_of(program) as session:
             assert wrong(program) == []
             assert counted(program) == {live}, moment
             outcome = session.reload_files([path])
-            assert outcome.state == ("unchanged" if moment in SWAPPED else "live"), moment
+            assert outcome.state == ("unchanged" if swapped else "live"), moment
             assert counted(program) == {times}
             live = times
             session.retiring.attempt()

@@ -1,4 +1,4 @@
-"""Units of every kind get new versions in a running program: what is new, and what stays old."""
+"""Units of every kind get new versions while a program runs: what is new, and what stays old."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Units that the program was linked without: the standard library's, an archive's, new ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -66,3 +66,52 @@ def test_a_unit_that_no_library_at_hand_has_is_named(program: Build) -> None:
         assert "Link the program with the library" in error
         assert "Nothing was changed" in error
         assert program.ask("12 3") == "1 12 3"
+
+
+PARTS = {
+    "lib_base.ml": 'let calls = ref 0\nlet word = "base"\nlet tag s = incr calls; word ^ s\n',
+    "lib_more.ml": "let all n = List.init n (fun k -> Lib_base.tag (string_of_int k))\n"
+    'let said n = String.concat "," (all n)\n',
+    "main.ml": MAIN.replace("Foo.answer (", "Lib_more.said (int_of_string (").replace(
+        "))\n    done", ")))\n    done"
+    ),
+}
+
+
+class Library(Build):
+    """Units whose names begin with `lib_` are in an archive, and nowhere else."""
+
+    def archive(self) -> Path:
+        """Put the units together, as a makefile's rule does."""
+        names = [f"{Path(name).stem}.cmx" for name in PARTS if name.startswith("lib_")]
+        words = [*self.compiler.command, "-a", *names, "-o", "parts.cmxa"]
+        self.compiler.run(*words, cwd=self.folder)
+        for name in names:
+            (self.folder / name).with_suffix(".o").unlink()
+        return self.folder / "parts.a"
+
+    def _link(self, inputs: Sequence[str]) -> None:
+        self.archive()
+        super()._link(["parts.cmxa", *(name for name in inputs if "lib_" not in name)])
+
+
+def test_units_of_an_archive_are_replaced_together_in_their_order(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    program = Library(compiler, tmp_path)
+    program.write(PARTS)
+    program.build()
+    with program:
+        program.start()
+        with session_of(program, watch="*.a") as session:
+            assert program.ask("2") == "base0,base1"
+            program.edit("lib_base.ml", '"base"', '"new"')
+            program.edit("lib_more.ml", '","', "(string_of_int !Lib_base.calls)")
+            outcome = session.reload_files([str(program.archive())])
+            assert (outcome.error or outcome.state) == "live"
+            assert program.ask("2") == "new04new1"
+            program.edit("lib_base.ml", "word ^ s", "s ^ word")
+            program.compile("lib_more.ml")  # equal, and in the new archive like before
+            outcome = session.reload_files([str(program.archive())])
+            assert (outcome.error or outcome.state) == "live"
+            assert program.ask("2") == "0new61new"

@@ -60,11 +60,11 @@ class Chaos:
         """Do one thing after the other while that is wished and all is well."""
         self.program.start()
         self.attach()
+        once = [act for _, act in self.actions]  # each comes in a short run, too
+        self.random.shuffle(once)
         try:
             while goes_on() and not self.report.problems:
-                (act,) = self.random.choices(
-                    [act for _, act in self.actions], [share for share, _ in self.actions]
-                )
+                act = once.pop() if once else self.any_action()
                 self.report.done[act.__name__] += 1
                 try:
                     act()
@@ -77,6 +77,11 @@ class Chaos:
         finally:
             self.end()
         return self.report
+
+    def any_action(self) -> Callable[[], None]:
+        """Return what is done next."""
+        acts, shares = [act for _, act in self.actions], [share for share, _ in self.actions]
+        return self.random.choices(acts, shares)[0]
 
     def no(self, text: str) -> None:
         """Note a problem and where it came."""

@@ -4,29 +4,36 @@ The daemon here is a process of its own that runs one session, makes reloads and
 it is told, ends itself by SIGKILL: nothing of it gets to run, as in a real crash.
 """
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
+from reloader.hosts.caml import forwarding
 from reloader.hosts.caml.runtime import RunResult, Runtime
 from reloader.ids import I32, U64, Addr, Generation, Region
 from reloader.live import constructors, patching, switch
 from reloader.live.plan import Plan
 from reloader.live.program import Program as Live
-from reloader.live.target import Arena, Stopped
+from reloader.live.target import Arena, Stopped, Target
 from reloader.session.session import Session
 from stubs.table import RESERVED, UNWIND_SLOT
 
+INSIDE_OF_IT = 2  # of a safe point: `caml_phase` of the control page
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PATH = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
 DAEMON = [sys.executable, "-P", "-c", _PATH + "import tests.support.faults as f; f.main()"]
@@ -48,19 +55,51 @@ class Orders:
 
 
 def run_daemon(orders: Orders, wrapper: Sequence[str] = ()) -> tuple[int, list[dict[str, Any]]]:
-    """Run a daemon to its end; return its exit status and the outcomes it printed."""
+    """Run a daemon to its end; return its exit status and the outcomes it told of.
+
+    It is forked from here, which costs no start of Python, unless a command has to wrap it.
+    """
+    status, told = _executed(orders, wrapper) if wrapper else _forked(orders)
+    if status not in {0, -signal.SIGKILL}:
+        raise AssertionError(told)
+    return status, [json.loads(line) for line in told.splitlines()]
+
+
+def _executed(orders: Orders, wrapper: Sequence[str]) -> tuple[int, str]:
     run = subprocess.run(
         [*wrapper, *DAEMON, json.dumps(asdict(orders))],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    if run.returncode not in {0, -signal.SIGKILL}:
-        raise AssertionError(run.stderr)
-    return run.returncode, [json.loads(line) for line in run.stdout.splitlines()]
+    return run.returncode, run.stdout + run.stderr
+
+
+def _forked(orders: Orders) -> tuple[int, str]:
+    hear, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        gc.freeze()  # what is not its own is not its to clean up
+        os.close(hear)
+        status = 1
+        with suppress(BaseException), os.fdopen(tell, "w") as out:
+            try:
+                be_daemon(orders, out)
+                status = 0
+            except BaseException:  # noqa: BLE001 - nothing of it may go on as the test
+                out.write(traceback.format_exc())
+        os._exit(status)
+    os.close(tell)
+    with os.fdopen(hear) as said:
+        told = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), told
 
 
 def main() -> None:
-    """Be the daemon."""
-    orders = Orders(**json.loads(sys.argv[1]))
+    """Be the daemon, as the arguments say."""
+    be_daemon(Orders(**json.loads(sys.argv[1])), sys.stdout)
+
+
+def be_daemon(orders: Orders, out: TextIO) -> None:
+    """Make the reloads that are ordered, tell of each, and die when it is time."""
     session = Session.attach(orders.pid, Path(orders.folder), [orders.watch])
     for number, paths in enumerate(orders.reloads, 1):
         for path, copy in zip(paths, orders.copies[number - 1 :], strict=False):
@@ -68,9 +107,8 @@ def main() -> None:
         if number == len(orders.reloads) and orders.kill:
             arm(session, orders.kill)
         outcome = session.reload_files(paths, named=True)
-        line = json.dumps({"state": outcome.state, "error": outcome.error})
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        out.write(json.dumps({"state": outcome.state, "error": outcome.error}) + "\n")
+        out.flush()
     if orders.close:
         session.close()
 
@@ -81,8 +119,8 @@ def die() -> None:
 
 
 def arm(session: Session, moment: str) -> None:
-    """Have this process end at a moment: before a step, or one of `INSIDE`."""
-    inside = INSIDE | IN_UNITS
+    """Have this process end at a moment: before a step, or inside one."""
+    inside = INSIDE | AROUND_UNITS
     if moment in inside:
         inside[moment](session)
         return
@@ -156,33 +194,60 @@ INSIDE: dict[str, Callable[[Session], None]] = {
 
 def after_units_swapped(_: Session) -> None:
     """End when OCaml units are swapped in, and no slot of their functions leads to them."""
-    _once_swapped(die)
-
-
-def after_first_led(session: Session) -> None:
-    """End when the slot of one function of an OCaml unit leads to its new version."""
-
-    def write(*_: object) -> None:
-        die()
-
-    _once_swapped(lambda: setattr(type(session.process), "write_data", write))
-
-
-def _once_swapped(act: Callable[[], None]) -> None:
-    """Do something as soon as the agent has swapped units in."""
     run = Runtime.run
 
-    def run_and_act(*given: Any, **named: Any) -> RunResult:  # noqa: ANN401 - as they come
+    def run_and_die(*given: Any, **named: Any) -> RunResult:  # noqa: ANN401 - as they come
         done = run(*given, **named)
-        act()
+        die()
         return done
 
-    Runtime.run = run_and_act
+    Runtime.run = run_and_die
 
 
-IN_UNITS: dict[str, Callable[[Session], None]] = {
+def before_units_swap(_: Session) -> None:
+    """End when slots have flipped and no unit is initialised."""
+    Runtime.run = _die_instead
+
+
+def while_initialising(session: Session) -> None:
+    """End while the program is inside of an initialiser."""
+    phase = partial(session.process.channel.field, "caml_phase")
+
+    def watch() -> None:
+        while phase() != INSIDE_OF_IT:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def after_first_word(_: Session) -> None:
+    """End when one function value of a new version leads to its slot."""
+
+    def write(target: Target, words: Sequence[tuple[int, int]]) -> None:
+        for addr, word in words[:1]:
+            target.write_data(Addr(addr), word.to_bytes(8, "little"))
+            die()
+
+    forwarding.write_words = write
+
+
+def before_unit_jumps(_: Session) -> None:
+    """End when all new functions are led on, and no original leads there."""
+    forwarding.jump = _die_instead
+
+
+def _die_instead(*_: object, **__: object) -> Any:  # noqa: ANN401 - it does not return
+    die()
+
+
+AROUND_UNITS: dict[str, Callable[[Session], None]] = {
+    "before_units_swap": before_units_swap,
     "after_units_swapped": after_units_swapped,
-    "after_first_led": after_first_led,
+    "while_initialising": while_initialising,
+    "after_first_word": after_first_word,
+    "before_unit_jumps": before_unit_jumps,
 }
 
 

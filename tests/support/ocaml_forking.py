@@ -60,7 +60,7 @@ let said = function
   | "spawn" -> spawn 6; "done"
   | "background" -> background ()
   | "gc" -> Gc.compact (); "done"
-  | "calls" -> string_of_int !Foo.calls
+  | "late" -> Late.said ()
   | _ -> captured () ^ " " ^ Foo.answer 1
 
 let () =
@@ -71,9 +71,14 @@ let () =
     done
   with End_of_file -> ()
 """
-STUB = """long bonus(long tagged) { return tagged + 2 * 10; }
+STUB = """#include <unistd.h>
+long bonus(long tagged) { return tagged + 2 * 10; }
+long hold(long unused) { while (access("go-on", F_OK)) usleep(1000); return unused; }
 """
-SOURCES = {"foo.ml": FOO, "main.ml": MAIN, "stub.c": STUB}
+LATE = """let first_said = ref ""
+let said () = if !first_said = "" then first_said := Foo.version (); !first_said
+"""
+SOURCES = {"foo.ml": FOO, "late.ml": LATE, "main.ml": MAIN, "stub.c": STUB}
 
 
 @cache

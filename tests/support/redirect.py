@@ -148,6 +148,9 @@ class Child:
     def thread_destructors(self, handle: int) -> int:
         raise AssertionError(handle)
 
+    def signal_handlers(self) -> U64 | None:
+        raise AssertionError
+
     def synchronise(self) -> None:
         self.told.append("synchronise")
 

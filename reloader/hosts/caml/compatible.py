@@ -60,7 +60,8 @@ def refuse_incompatible(units: Sequence[UnitInfo], live: Live, linked: Linked) -
             continue
         users = outside_users(unit.name, together, live, linked)
         changed = changed_types(before, unit, changed)
-        problems += interface_problems(before, unit, users)
+        old = outside_users(unit.name, together, live, linked, unit.interface_crc)
+        problems += interface_problems(before, unit, old)
         problems += type_problems(before, unit, users, changed)
         problems += inlined_problems(unit, together, live)
     if problems:
@@ -112,16 +113,18 @@ def grew_only(before: UnitInfo, after: UnitInfo) -> bool:
     return all(texts.get(key) == text for key, text in before.interface)
 
 
-def outside_users(name: str, together: Live, live: Live, linked: Linked) -> tuple[str, ...]:
+def outside_users(
+    name: str, together: Live, live: Live, linked: Linked, but: str | None = None
+) -> tuple[str, ...]:
     """Return the live units outside of a transaction that may rely on a unit's interface.
 
     One of which nothing is known counts if it was linked later: a unit cannot use what is
-    linked behind it.
+    linked behind it. Those that were compiled against the version `but` are left out.
     """
     users = [
         other.shown
         for other in live.values()
-        if other.name not in together and other.imports.get(name) is not None
+        if other.name not in together and other.imports.get(name) not in {None, but}
     ]
     order = [unit.name for unit in linked.values() if unit.is_linked]
     later = order[order.index(name) + 1 :] if name in order else []

@@ -89,9 +89,10 @@ def take_original_slots(
             found = closure_at(read, value_at(read, unit.block, slot.chain))
             if found and in_code(program.image, np.array([found.code], np.uint64))[0]:
                 fresh[slot_key(unit.key, slot, found.arity, meanings.of(slot))] = found.code
-    first = len(program.table)
-    program.table.take(list(fresh), list(fresh.values()))
-    write_new_stubs(program, first)
+    arena, table, first = program.target.arena, program.table, len(program.table)
+    table.take(list(fresh), list(fresh.values()))
+    arena.write_stubs(program.arch, first, len(table))
+    arena.slots[first : len(table)] = np.array(table.original[first:], np.uint64)
 
 
 def without_jump(program: Program, keys: Iterable[Key]) -> list[int]:
@@ -109,11 +110,14 @@ def without_jump(program: Program, keys: Iterable[Key]) -> list[int]:
 
 
 def take_slots(program: Program, key: Key, values: Sequence[Value]) -> list[int]:
-    """Return the slot of each closed function of a unit's version that is live."""
+    """Return the slot of each closed function of a unit's version that is live.
+
+    What is in a slot stays: an earlier daemon may have let it lead to the version.
+    """
     first = len(program.table)
     keys = [slot_key(key, row.slot, row.closure.arity, row.meaning) for row in values]
     slots = program.table.take(keys, [0] * len(keys))
-    write_new_stubs(program, first)
+    program.target.arena.write_stubs(program.arch, first, len(program.table))
     return slots.tolist()
 
 
@@ -144,13 +148,6 @@ def write_words(target: Target, words: Sequence[tuple[int, int]]) -> None:
         with suppress(TargetGoneError):
             for addr, word in words:
                 child.write_data(Addr(addr), word.to_bytes(WORD, "little"))
-
-
-def write_new_stubs(program: Program, first: int) -> None:
-    """Write the stubs of slots from `first` on; each leads to its original, if it has one."""
-    arena, table = program.target.arena, program.table
-    arena.write_stubs(program.arch, first, len(table))
-    arena.slots[first : len(table)] = np.array(table.original[first:], np.uint64)
 
 
 def plan_jumps(program: Program, slots: Sequence[int], plan: HostPlan) -> None:

@@ -96,6 +96,8 @@ class Switching:
                 self.forward(plan, changes, pairs)
         except (ReloaderError, OSError, SlotTableFullError) as error:
             forwarding.drop_jumps(plan)
+            for change in changes:  # what led to code before still does
+                change.slots |= change.before.slots if change.before else set()
             names = listed([change.info.shown for change in changes])
             why = str(error).replace(f" {UNTOUCHED}", "")
             plan.notes.append(

@@ -1,11 +1,13 @@
 """World: what the user's compiler wrote down about the units of one program."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from reloader.elf.image import Image
 from reloader.elf.object import ObjectFile
 from reloader.errors.ocaml import FlambdaError, UnfitUnitError
+from reloader.errors.ocaml_units import IncompatibleUnitsError
 from reloader.hosts.caml.changed_types import Meanings
 from reloader.hosts.caml.compatible import (
     is_original,
@@ -50,10 +52,16 @@ class World:
         if is_generic(file):
             return generic_unit(file)
         if file.digest not in self._infos:
-            self._infos[file.digest] = read_when_written(
-                self.inspector, Path(file.path), file.member
-            )
+            self._infos[file.digest] = self.read(file)
         return self._infos[file.digest]
+
+    def read(self, file: ObjectFile) -> UnitInfo:
+        """Return what a unit's compiled files say now.
+
+        Raises:
+            ReloaderError: They are missing or cannot be read.
+        """
+        return read_when_written(self.inspector, Path(file.path), file.member)
 
     def expect(self, file: ObjectFile) -> None:
         """Begin to find out what a new version is."""
@@ -97,6 +105,24 @@ class World:
         self.changed = refuse_incompatible(infos, self.live, self.linked)
         self._coming = {info.name: info for info in infos}
         return infos
+
+    def fits(self, infos: Sequence[UnitInfo], compiled: Sequence[UnitInfo]) -> bool:
+        """Return whether new versions fit what is live.
+
+        Args:
+            infos: The new versions.
+            compiled: Live units as they were compiled again, which changed nothing of them.
+        """
+        try:
+            live = self.live | {info.name: info for info in compiled}
+            refuse_incompatible(infos, live, self.linked)
+        except IncompatibleUnitsError:
+            return False
+        return True
+
+    def note_compiled(self, infos: Sequence[UnitInfo]) -> None:
+        """Take note that live units were compiled again, which changed nothing of them."""
+        self.live |= {info.name: info for info in infos}
 
     def missing(self, infos: Sequence[UnitInfo]) -> list[tuple[str, list[str]]]:
         """Return units, each with what it uses that is neither in the program nor coming."""
@@ -165,5 +191,8 @@ def open_world(image: Image, config: OcamlConfig) -> World:
     if compiler.flambda:
         raise FlambdaError(compiler.version, compiler.where)
     world = World(compiler, linked, config)
-    refuse_other_compiler(world.inspector, linked, image.path)
+    with ExitStack() as undo:
+        undo.callback(world.inspector.close)
+        refuse_other_compiler(world.inspector, linked, image.path)
+        undo.pop_all()
     return world

@@ -4,6 +4,7 @@ The GOT is one read-only block an object. An edge that goes through an entry is 
 edge to the GOT's symbol with the entry's offset in its addend, so fixups know only addresses.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,8 @@ from reloader.link.grow import (
     append_filled_blocks,
     append_symbols,
     lookup,
-    some_edges,
 )
-from reloader.link.kinds import kind_columns
+from reloader.link.kinds import kind_columns, of_kinds
 from reloader.link.passes.functions import branch_edges
 from reloader.link.passes.resolve import (
     GOT_NAME,
@@ -56,10 +56,9 @@ def mark_stubs(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> 
     home = np.where(inside, symbols.block, NO_ROW)
     leaves = edges.block != home[edges.symbol]
     leaves &= live_edges(graph)
-    rows = leaves.nonzero()[0]
     called = np.zeros(len(symbols.name), np.bool_)
-    among = some_edges(edges, rows)
-    called[among.symbol[branch_edges(graph, arch, among)]] = True
+    if bool(leaves.any()):
+        called[edges.symbol[leaves & branch_edges(graph, arch)]] = True
     placed = inside & lookup(blocks.live & ~blocks.same, symbols.block, 0)
     new = placed & (symbols.addr == np.uint64(NO_ADDR))
     wants = symbols.reloadable & (called | (placed & symbols.changed) | new)
@@ -80,7 +79,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     """Make one entry for each (object, symbol, plain or thread-local) that edges ask for."""
     edges, blocks, symbols = graph.edges, graph.blocks, graph.symbols
     names_got = _names_got(graph)
-    wants = one_of(kind_columns(arch).table, (*_ENTRIES, Table.GOT_BASE))[edges.kind]
+    wants = of_kinds(edges.kind, _asks_got(arch))
     if bool(names_got.any()):
         wants |= names_got[edges.symbol]
     rows = wants.nonzero()[0]
@@ -94,7 +93,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     rows, owner = rows[entry], owner[entry]
     thread = (table[entry] == Table.TLS_IE).astype(np.int64)
     key = (owner.astype(np.int64) << 33) | (edges.symbol[rows].astype(np.int64) << 1)
-    key, entry_of_edge = np.unique(key | thread, return_inverse=True)
+    key, entry_of_edge = _distinct(key | thread, len(objects), len(symbols.name))
     key_owner = (key >> 33).astype(np.int32)
     first = key_owner.searchsorted(objects)
     count = key_owner.searchsorted(objects, side="right") - first
@@ -107,7 +106,7 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     _define_got_names(graph, names_got)
     at = (np.arange(len(key)) - first[objects.searchsorted(key_owner)]) * _ENTRY
     edges.symbol[rows] = graph.got_symbol[owner]
-    edges.addend[rows] += at[entry_of_edge.reshape(-1)]
+    edges.addend[rows] += at[entry_of_edge]
     append_edges(
         graph,
         len(key),
@@ -118,6 +117,12 @@ def build_got(graph: LinkGraph, arch: Architecture) -> None:
     )
 
 
+@lru_cache
+def _asks_got(arch: Architecture) -> Bool:
+    """Return (k,) which kinds need their object's GOT."""
+    return one_of(kind_columns(arch).table, (*_ENTRIES, Table.GOT_BASE))
+
+
 def _names_got(graph: LinkGraph) -> Bool:
     """Return (n,) which symbols are an object's undefined `_GLOBAL_OFFSET_TABLE_`."""
     symbols = graph.symbols
@@ -125,6 +130,19 @@ def _names_got(graph: LinkGraph) -> Bool:
     for row in (symbols.origin == Origin.UNDEFINED).nonzero()[0].tolist():
         named[row] = symbols.name[row] == GOT_NAME
     return named
+
+
+def _distinct(key: I64, objects: int, symbols: int) -> tuple[I64, I64]:
+    """Return the distinct keys, ascending, and which of them each is: mostly without a sort."""
+    if objects > 1:
+        distinct, which = np.unique(key, return_inverse=True)
+        return distinct, which.reshape(-1)
+    low = key & ((1 << 33) - 1)
+    flags = np.zeros(2 * symbols, np.bool_)
+    flags[low] = True
+    found = flags.nonzero()[0]
+    number = np.cumsum(flags) - 1
+    return found + (key[:1] - low[:1] if len(key) else 0), number[low]
 
 
 def _define_got_names(graph: LinkGraph, named: Bool) -> None:

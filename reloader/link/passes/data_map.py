@@ -29,15 +29,16 @@ def next_data_maps(graph: LinkGraph) -> list[DataMap]:
     if bool(mixed.all()):
         return [next_data_map(graph, row) for row in range(count)]
     tables = _new_sections(graph, home)
+    section = tables[1].astype(np.int32)
     bounds = tables[0].searchsorted(np.arange(count + 1)).tolist()
     return [
         next_data_map(graph, row)
         if mixed[row]
         else DataMap(
-            section=tables[1][first:last].astype(np.int32),
-            offset=tables[2][first:last].astype(np.uint64),
-            size=tables[3][first:last].astype(np.uint64),
-            addr=tables[4][first:last].astype(np.uint64),
+            section=section[first:last],
+            offset=tables[2][first:last].view(np.uint64),
+            size=tables[3][first:last].view(np.uint64),
+            addr=tables[4][first:last].view(np.uint64),
         )
         for row, first, last in zip(range(count), bounds[:-1], bounds[1:], strict=True)
     ]

@@ -49,10 +49,13 @@ def read_unwind(graph: LinkGraph) -> Unwind:
     """
     tables = named_blocks(graph, UNWIND_NAME).nonzero()[0]
     edges = _edges_of(graph, tables)
-    few = len(edges) < _FEW
-    key, odd = (edges[:0], tables.tolist()) if few else _linked(graph, tables, edges)
-    chains = [np.array(_chain(graph, block), np.int64) | block << 32 for block in odd]
-    key = np.sort(np.concatenate([key, *chains])) if odd else key
+    if len(edges) < _FEW:
+        few = [at for table in tables.tolist() for at in _walked(graph, table)]
+        key = np.array(few, np.int64)
+    else:
+        key, odd = _linked(graph, tables, edges)
+        walked = [np.array(_walked(graph, table), np.int64) for table in odd]
+        key = np.sort(np.concatenate([key, *walked])) if odd else key
     block, start = (key >> 32).astype(np.int32), key & 0xFFFF_FFFF
     words = graph.blocks.content[block] + start
     size, back = _words(graph, words) + 4, _words(graph, words + 4)
@@ -66,7 +69,10 @@ def read_unwind(graph: LinkGraph) -> Unwind:
 def _edges_of(graph: LinkGraph, tables: I64) -> I64:
     """Return the edges of some blocks."""
     first = graph.edges.block.searchsorted(tables)
-    return rows_of(first, graph.edges.block.searchsorted(tables, side="right") - first)
+    last = graph.edges.block.searchsorted(tables, side="right")
+    if len(tables) == 1:
+        return np.arange(first[0], last[0])
+    return rows_of(first, last - first)
 
 
 def _linked(graph: LinkGraph, tables: I64, edges: I64) -> tuple[I64, list[int]]:
@@ -118,8 +124,8 @@ def _words(graph: LinkGraph, at: I64) -> I64:
     return graph.content[at[:, None] + np.arange(4)].view("<u4").reshape(-1).astype(np.int64)
 
 
-def _chain(graph: LinkGraph, block: int) -> list[int]:
-    """Return the start of each record of a table.
+def _walked(graph: LinkGraph, block: int) -> list[int]:
+    """Return each record of a table, block << 32 | start.
 
     A loop, since a record's start depends on all lengths before it; 0.1 us a record.
     """
@@ -127,7 +133,7 @@ def _chain(graph: LinkGraph, block: int) -> list[int]:
     text = data.data
     words = text[: len(data) & ~3].cast("I")
     starts: list[int] = []
-    at, end = 0, len(data)
+    place, at, end = block << 32, 0, len(data)
     while at + 4 <= end:
         whole = not at & 3  # nearly always: tables are padded to words
         length = words[at >> 2] if whole else int.from_bytes(text[at : at + 4], "little")
@@ -137,7 +143,7 @@ def _chain(graph: LinkGraph, block: int) -> list[int]:
             raise _broken(graph, block, at, "a record is cut off")
         if length < 4 or at + 4 + length > end:
             raise _broken(graph, block, at, f"a record of {length:#x} bytes leaves the table")
-        starts.append(at)
+        starts.append(place | at)
         at += 4 + length
     return starts
 
@@ -193,12 +199,9 @@ def unwind_edges(unwind: Unwind) -> tuple[I32, I64]:
     fde = (unwind.code != NO_ROW).nonzero()[0]
     record = np.concatenate([fde, unwind.cie[fde].astype(np.int64)])
     code = np.concatenate([unwind.code[fde], unwind.code[fde]])
-    first, count = (
-        unwind.first_edge[record],
-        unwind.last_edge[record] - unwind.first_edge[record],
-    )
-    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(code, count), np.repeat(first, count) + step
+    first = unwind.first_edge[record]
+    count = unwind.last_edge[record] - first
+    return code.repeat(count), rows_of(first, count)
 
 
 def cut_eh_frame(graph: LinkGraph, unwind: Unwind) -> None:

@@ -67,6 +67,8 @@ def far_edges(graph: LinkGraph, arch: Architecture, arena: tuple[int, int]) -> I
     edges, symbols = graph.edges, graph.symbols
     outside: Bool = (symbols.origin == Origin.BOUND) & is_far(symbols.addr, arena)
     outside &= symbols.type != _STT_TLS
+    if not bool(outside.any()):
+        return np.zeros(0, np.int64)
     rows = outside[edges.symbol].nonzero()[0]
     rows = rows[one_of(edges.kind[rows], arch.far_kinds)]
     rows = rows[graph.blocks.region[edges.block[rows]] == Region.CODE]

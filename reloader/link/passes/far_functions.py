@@ -30,6 +30,8 @@ def reach_far_functions(graph: LinkGraph, arch: Architecture, arena: tuple[int, 
     """
     edges, symbols = graph.edges, graph.symbols
     far = (symbols.origin == Origin.BOUND) & is_far(symbols.addr, arena)
+    if not bool(far.any()):
+        return
     rows = far[edges.symbol].nonzero()[0]
     rows = rows[named_blocks(graph, UNWIND_NAME)[edges.block[rows]]]
     if not len(rows):

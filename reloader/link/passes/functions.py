@@ -19,7 +19,7 @@ from reloader.elf.object import UNDEFINED, ObjectFile
 from reloader.ids import I32, I64, NO_ADDR, NO_ROW, U64, Bool, Region
 from reloader.link.graph import Edges, LinkGraph, Origin
 from reloader.link.grow import append_edges, lookup
-from reloader.link.kinds import kind_columns
+from reloader.link.kinds import kind_columns, of_kinds
 from reloader.link.names import OWN_BYTES_NAME, named_blocks
 from reloader.link.passes.confirm import confirmed
 from reloader.link.section_names import holding
@@ -90,8 +90,8 @@ def branch_edges(graph: LinkGraph, arch: Architecture, edges: Edges | None = Non
     """Return (e,) which edges, or which of some, are the field of a call or jump."""
     blocks, edges = graph.blocks, edges or graph.edges
     kinds = kind_columns(arch)
-    branch = kinds.branch[edges.kind]
-    rows = kinds.maybe_branch[edges.kind].nonzero()[0]
+    branch = of_kinds(edges.kind, kinds.branch)
+    rows = of_kinds(edges.kind, kinds.maybe_branch).nonzero()[0]
     rows = rows[blocks.region[edges.block[rows]] == Region.CODE]
     if len(rows):
         field = blocks.content[edges.block[rows]] + edges.offset[rows]
@@ -160,7 +160,8 @@ def _base_labels(graph: LinkGraph, arch: Architecture) -> I64:
     """
     edges, kinds = graph.edges, arch.kinds
     base = kinds["pc"] & ((kinds["table"] == Table.GOT_BASE) | (kinds["width"] == 8))
-    rows = (base[edges.kind] & (graph.blocks.region[edges.block] == Region.CODE)).nonzero()[0]
+    rows = of_kinds(edges.kind, base).nonzero()[0]
+    rows = rows[graph.blocks.region[edges.block[rows]] == Region.CODE]
     label = edges.offset[rows].astype(np.int64) - edges.addend[rows]
     return _key(edges.block[rows], np.maximum(label, 0))
 

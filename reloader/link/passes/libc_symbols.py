@@ -26,9 +26,15 @@ _TO_NEXT: Final = -4  # from a pc-relative field to the end of its instruction
 
 def add_shims(graph: LinkGraph, arch: Architecture) -> None:
     """Define `atexit` and its like for each object that uses them without having them."""
-    symbols, used = graph.symbols, used_symbols(graph)
-    for row in (used & (symbols.origin == Origin.UNDEFINED)).nonzero()[0].tolist():
-        if symbols.name[row] in arch.shims and symbols.object[row] != NO_ROW:
+    symbols = graph.symbols
+    named = [
+        row
+        for row in (symbols.origin == Origin.UNDEFINED).nonzero()[0].tolist()
+        if symbols.name[row] in arch.shims and symbols.object[row] != NO_ROW
+    ]
+    used = used_symbols(graph) if named else ()
+    for row in named:
+        if used[row]:
             _define(graph, arch, row)
 
 

@@ -47,8 +47,9 @@ def mark_live(  # noqa: PLR0913  one argument a fact
     blocks = graph.blocks
     reached = _roots(graph, live, prune=prune)
     reached[list(roots)] = True
-    source, target = _steps(graph, arch, unwind)
-    _spread(reached, source, target)
+    open_ = ~reached & (blocks.region <= _LOADED)
+    if not bool((~open_ | named_blocks(graph, UNWIND_NAME)).all()):  # on a first load all are
+        _spread(reached, *_steps(graph, arch, unwind))
     copied = reached & blocks.same  # merged strings: equal, but nobody knows where
     blocks.same[copied] = False
     blocks.live = reached
@@ -85,7 +86,7 @@ def means_start(graph: LinkGraph, arch: Architecture, edges: Edges | None = None
     edges = edges or graph.edges
     to_next = kind_columns(arch).to_next[edges.kind]
     code = graph.blocks.region == Region.CODE
-    if not bool((code | (graph.blocks.region == Region.NONE)).all()):
+    if len(to_next) and not bool(code[edges.block[0] : edges.block[-1] + 1].all()):
         to_next = to_next * code[edges.block]
     return edges.addend == -to_next
 
@@ -117,6 +118,8 @@ def _spread(reached: Bool, source: I32, target: I32) -> None:
     """Reach everything that a reached block has an edge to."""
     new = ~reached[target]
     source, target = source[new], target[new]
+    if not len(source):
+        return
     order = np.argsort(source, kind="stable")
     target = target[order]
     first = source[order].searchsorted(np.arange(len(reached) + 1))

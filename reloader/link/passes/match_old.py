@@ -144,11 +144,12 @@ def section_units(match: Matcher) -> Units:
     loaded = has_block & (region != Region.DATA) & (region != Region.NONE)
     rows = (loaded & (match.old_of_section >= 0)).nonzero()[0].astype(np.int64)
     was = match.old_of_section[rows]
-    new, old = match.new.file.sections[rows], match.old.file.sections[was]
-    equal = np.ones(len(rows), np.bool_)
-    for column in ("sh_type", "sh_flags", "sh_size", "sh_addralign", "sh_entsize"):
-        equal &= new[column] == old[column]
-    rows, was = rows[equal], was[equal]
+    if not match.alike:
+        new, old = match.new.file.sections[rows], match.old.file.sections[was]
+        equal = np.ones(len(rows), np.bool_)
+        for column in ("sh_type", "sh_flags", "sh_size", "sh_addralign", "sh_entsize"):
+            equal &= new[column] == old[column]
+        rows, was = rows[equal], was[equal]
     zero = np.zeros(len(rows), np.int64)
     return Units(rows, zero, was, zero, match.new.size[rows])
 
@@ -158,6 +159,8 @@ def same_function_places(match: Matcher, units: Units) -> Bool:
 
     A renamed function may have the same bytes, but no address that callers know it by.
     """
+    if match.alike:
+        return np.ones(len(units.size), np.bool_)
     new, old = match.new.file, match.old.file
     rows = (match.old_of_function >= 0).nonzero()[0]
     was = match.old_of_function[rows]

@@ -32,6 +32,11 @@ class Matcher:
     new_name: I64  # (n_new,) the same numbers; NO_ROW for a name the old version lacks
     edge: I64  # (r,) graph edge of each relocation of `new`, or NO_ROW
 
+    @property
+    def alike(self) -> bool:
+        """Whether only bytes of loaded sections differ: all tables are the same."""
+        return self.old.file.tables is self.new.file.tables
+
 
 @of_equal_tables
 def pair_functions(old: Version, new: Version) -> I64:

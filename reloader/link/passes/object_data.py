@@ -226,15 +226,21 @@ class ObjectBinder:
         symbols.block[rows] = NO_ROW
         symbols.addr[rows] = self.addr[kept]
         symbols.entry[rows] = self.addr[kept]
-        binder = Binder(self.old, self.new, self.old_row, self.addr, self.holds_array)
-        for section in sorted(set(table.section[kept].tolist())):
-            if section == COMMON:
-                continue
+        split: list[int] = []
+        for section in sorted(set(table.section[kept].tolist()) - {COMMON}):
             base = self.common_base(section, kept)
             if base is None:
-                self.apply(binder.bind(section, self.needed(kept)), problems)
+                split.append(section)
             else:
                 self.bind_section(section, base)
+        if split:
+            self.bind_split(split, kept, problems)
+
+    def bind_split(self, sections: list[int], kept: Bool, problems: Problems) -> None:
+        """Bind the references to sections whose variables moved apart."""
+        binder = Binder(self.old, self.new, self.old_row, self.addr, self.holds_array)
+        for section in sections:
+            self.apply(binder.bind(section, self.needed(kept)), problems)
 
     def holds_array(self, row: int) -> bool | None:
         """Return whether a new variable may hold an array, None if nothing tells."""
@@ -353,8 +359,8 @@ class ObjectBinder:
         fresh = [r for r in (self.old_row < 0).nonzero()[0].tolist() if r not in anew]
         report.new += [names.shown(row) for row in fresh]
         shared = table.symbol[((self.old_row < 0) & ~table.local).nonzero()[0]] + self.first
-        blocks = np.unique(self.graph.symbols.block[shared])
-        report.new_global_blocks += blocks[blocks >= 0].tolist()
+        blocks = set(self.graph.symbols.block[shared].tolist())
+        report.new_global_blocks += sorted(blocks - {NO_ROW})
         report.comparisons.append(
             partial(changed_initialisers, self.old, self.new, self.old_row, self.addr, names)
         )

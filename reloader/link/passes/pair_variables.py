@@ -29,6 +29,7 @@ _CONSTANT: Final = (
     b".data.rel.ro", b".init_array", b".fini_array", b".preinit_array", b".ctors", b".dtors",
     b".eh_frame", b".gcc_except_table",
 )  # fmt: skip
+_PERSONALITY: Final = b".DW.ref."  # C++, Rust: how unwind tables refer to a function
 # `x.0` (gcc), `f.x` and `f.x.1` (clang), `_ZZ1fvE1x_0` (C++)
 _NUMBER: Final = re.compile(rb"(?:(?:\.lto_priv)?\.[0-9]+)+$")
 _DISCRIMINATOR: Final = re.compile(rb"_(?:[0-9]|_[0-9]+_)$")
@@ -75,9 +76,14 @@ def writable_sections(file: ObjectFile) -> Bool:
     flags = headers["sh_flags"]
     writable = ((flags & _WRITE_ALLOC) == _WRITE_ALLOC) & ((flags & _CODE_OR_TLS) == 0)
     writable &= one_of(headers["sh_type"], _CONTENTS)
-    for section in writable.nonzero()[0].tolist():
-        writable[section] = not file.section_names[section].startswith(_CONSTANT)
+    for section in np.flatnonzero(writable).tolist():
+        writable[section] = not is_constant(file.section_names[section])
     return writable
+
+
+def is_constant(section: bytes) -> bool:
+    """Return whether only the loader writes a section that is marked writable."""
+    return section.startswith(_CONSTANT) or _PERSONALITY in section
 
 
 @of_tables

@@ -12,9 +12,10 @@ import numpy as np
 
 from reloader.arch.base import Architecture, Rewritten, Table
 from reloader.ids import I64, NO_ROW, Bool
-from reloader.link.fixup import edge_values
+from reloader.link.fixup import Meanings, edge_values
 from reloader.link.graph import LinkGraph
-from reloader.link.grow import lookup
+from reloader.link.grow import lookup, some_edges
+from reloader.link.kinds import kind_columns, of_kinds
 from reloader.link.layout import fresh_blocks
 
 _RELAXABLE: Final = (
@@ -38,8 +39,9 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
     columns = (edges.kind, edges.symbol, edges.addend, edges.offset)
     before = [column[rows] for column in columns]
     _take(graph, rows, entry, plan, chosen)
-    values = edge_values(graph, arch, rows)
-    fits = np.isin(rows, values.edge[values.fits], assume_unique=True)
+    direct = some_edges(edges, rows)
+    traits = kind_columns(arch).traits[direct.kind]
+    _, fits = edge_values(graph, arch, direct, traits, Meanings.of(graph))
     for column, old in zip(columns, before, strict=True):
         column[rows[~fits]] = old[~fits]
     arch.rewrite_got(graph.content, field[fits])
@@ -47,7 +49,7 @@ def relax_got(graph: LinkGraph, arch: Architecture) -> None:
 
 def _candidates(graph: LinkGraph, arch: Architecture) -> I64:
     edges = graph.edges
-    rows = _relaxable(arch)[edges.kind].nonzero()[0]
+    rows = of_kinds(edges.kind, _relaxable(arch)).nonzero()[0]
     return rows[edges.live[rows] & fresh_blocks(graph)[edges.block[rows]]]
 
 

@@ -73,18 +73,20 @@ def unify(graph: LinkGraph) -> None:
     Raises:
         DuplicateSymbolError: Two strong definitions of one name.
     """
-    symbols, edges = graph.symbols, graph.edges
-    named = ((symbols.binding != STB_LOCAL) & (symbols.object != NO_ROW)).nonzero()[0]
     if len(graph.objects) == 1:
         return  # the assembler has refused duplicates and resolved the rest
+    symbols, edges = graph.symbols, graph.edges
+    named = np.flatnonzero((symbols.binding != STB_LOCAL) & (symbols.object != NO_ROW))
     defined = named[
         one_of(symbols.origin[named], (Origin.BLOCK, Origin.ABSOLUTE, Origin.BOUND))
     ]
     winners = _winners(graph, defined.astype(np.int64))
     names = symbols.name
     winner = np.arange(len(names), dtype=np.int32)
-    winner[named] = [winners.get(names[row], row) for row in named.tolist()]
-    losers = defined[winner[defined] != defined]
+    losers = np.setdiff1d(defined, list(winners.values()), assume_unique=True)
+    wanting = np.concatenate([losers, named[symbols.origin[named] == Origin.UNDEFINED]])
+    rows: list[int] = wanting.tolist()
+    winner[wanting] = [winners.get(names[row], row) for row in rows]
     symbols.reloadable[losers] = False
     symbols.changed[losers] = False
     edges.symbol = winner[edges.symbol]
@@ -221,8 +223,11 @@ def resolve(graph: LinkGraph, source: SymbolSource, lines: Lines = no_lines) -> 
     Raises:
         UndefinedSymbolsError: Some names are defined nowhere; carries all of them.
     """
-    symbols, used = graph.symbols, used_symbols(graph)
-    rows = (used & (symbols.origin == Origin.UNDEFINED)).nonzero()[0].astype(np.int32)
+    symbols = graph.symbols
+    rows = (symbols.origin == Origin.UNDEFINED).nonzero()[0].astype(np.int32)
+    if not len(rows):
+        return
+    rows = rows[used_symbols(graph)[rows]]
     rows = rows[~_made_by_linker(graph, rows, first=True)]
     found = source.find(names_of(graph, rows))
     # The address `dlsym` gives for a thread-local variable is that of one thread's copy.

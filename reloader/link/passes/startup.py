@@ -82,7 +82,7 @@ def _parts(graph: LinkGraph, row: int) -> list[int]:
     owner = int(symbols.object[row])
     first, end = int(graph.first_symbol[owner]), int(graph.first_symbol[owner + 1])
     functions = (symbols.type[first:end] == STT_FUNC) & (symbols.block[first:end] != NO_ROW)
-    rows = (functions.nonzero()[0] + first).tolist()
+    rows: list[int] = (functions.nonzero()[0] + first).tolist()
     return [row, *(r for r in rows if r != row and _PARTS.match(symbols.name[r]))]
 
 

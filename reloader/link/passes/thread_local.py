@@ -14,7 +14,7 @@ from reloader.elf.gather import one_of
 from reloader.errors.linking import UnsupportedRow, UnsupportedSymbolError
 from reloader.ids import I64, NO_ADDR, Bool
 from reloader.link.graph import LinkGraph, Origin
-from reloader.link.kinds import kind_columns
+from reloader.link.kinds import kind_columns, of_kinds
 from reloader.link.passes.functions import content_fields
 from reloader.link.passes.resolve import Lines, edge_place, live_edges, no_lines
 
@@ -35,7 +35,7 @@ def relax_thread_locals(graph: LinkGraph, arch: Architecture, lines: Lines = no_
         UnsupportedSymbolError: A sequence has a form that we do not know.
     """
     edges = graph.edges
-    rows = one_of(kind_columns(arch).table, _REWRITTEN)[edges.kind].nonzero()[0]
+    rows = of_kinds(edges.kind, one_of(kind_columns(arch).table, _REWRITTEN)).nonzero()[0]
     rows = rows[live_edges(graph)[rows]] if len(rows) else rows
     if not len(rows):
         return
@@ -70,7 +70,7 @@ def refuse_new_thread_locals(
     symbols, edges = graph.symbols, graph.edges
     placeless = (symbols.origin == Origin.BLOCK) & (symbols.addr == np.uint64(NO_ADDR))
     placeless &= symbols.type == STT_TLS
-    offset = _offset_kinds(arch)[edges.kind]
+    offset = of_kinds(edges.kind, _offset_kinds(arch))
     if not placeless.any() and not offset.any():
         return
     wrong = live_edges(graph) & (placeless[edges.symbol] | (offset & ~_has_offset(graph)))

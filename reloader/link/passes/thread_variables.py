@@ -106,7 +106,9 @@ class _Pairs:
         if self.before is None:
             return
         report.reinitialised += [self.names.shown(row) for row in sorted(anew)]
-        new = [row for row in (old_row < 0).nonzero()[0].tolist() if row not in anew]
+        # rustc makes some that nothing refers to, and that the linker left out
+        used = ~self.new.local | np.isin(self.rows, self.graph.edges.symbol)
+        new = [row for row in np.flatnonzero((old_row < 0) & used).tolist() if row not in anew]
         report.new += [self.names.shown(row) for row in new]
         shared = self.rows[(old_row == NO_ROW) & ~self.new.local]
         blocks: list[int] = np.unique(symbols.block[shared]).tolist()

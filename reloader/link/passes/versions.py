@@ -106,6 +106,11 @@ class Units(Columns):
     old_start: I64
     size: I64
 
+    def in_place(self) -> bool:
+        """Return whether each range is where it was."""
+        moved = (self.new_section != self.old_section) | (self.new_start != self.old_start)
+        return not np.count_nonzero(moved)
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs(Columns):
@@ -249,6 +254,11 @@ def pair_relocations(old: Version, new: Version, units: Units) -> tuple[Bool, Pa
         the pairs of those units.
     """
     new_key = key_of(units.new_section, units.new_start)
+    if old.file.tables is new.file.tables and units.in_place():
+        first = new.key.searchsorted(new_key)
+        count = new.key.searchsorted(new_key + units.size) - first
+        row, unit = rows_of(first, count), np.arange(len(count)).repeat(count)
+        return np.ones(len(count), np.bool_), Pairs(unit, row, row)
     old_key = key_of(units.old_section, units.old_start)
     new_first = new.key.searchsorted(new_key)
     old_first = old.key.searchsorted(old_key)

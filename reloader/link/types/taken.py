@@ -21,7 +21,7 @@ STT_FUNC: Final = 2
 # gcc names a closure `run()::<lambda(int)>`, and its functions `...Z3runvEUliE_...`
 _GCC: Final = re.compile(r"(\w+)\([^()]*\)(?: const)?::<lambda\(")
 # clang names its functions `...Z3runvE3$_0...`
-_CLANG: Final = re.compile(r".*(Z[N\d]\w*E\d+\$_\d+)")
+_CLANG: Final = re.compile(r".*(Z[NL\d]\w*E\d+\$_\d+)")
 
 
 def taken_names(graph: LinkGraph, arch: Architecture) -> frozenset[str]:
