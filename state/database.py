@@ -19,7 +19,7 @@ from state.rows import decode
 from state.schema import MIGRATIONS, migrate, version
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Database:
         self._write_lock = threading.RLock()
         self._read_lock = threading.Lock()
         self._depth = 0
+        self._on_commit: list[Callable[[], object]] = []
         with self._translated("open it"):
             self._writer = self._connect()
         try:
@@ -75,12 +76,19 @@ class Database:
             try:
                 yield conn
                 conn.execute("COMMIT")
+                for call in self._on_commit:
+                    call()
             except BaseException:
                 if conn.in_transaction:
                     conn.execute("ROLLBACK")
                 raise
             finally:
                 self._depth = 0
+                self._on_commit.clear()
+
+    def on_commit(self, call: Callable[[], object]) -> None:
+        """Have a function called once the transaction that is under way is recorded."""
+        self._on_commit.append(call)
 
     def rows(self, row_type: type[T], sql: str, parameters: Sequence[object] = ()) -> list[T]:
         """Return what a query finds among the committed rows."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from state.errors import StateError
@@ -63,7 +64,7 @@ class Snapshots:
                 " VALUES (?,?,?,?,?)",
                 (digest, place, len(data), time.time(), data if small else None),
             )
-        self._known.add(digest)
+            self._db.on_commit(partial(self._known.add, digest))
 
     def _file(self, digest: str, data: bytes | memoryview) -> str:
         """Keep bytes in a file; return its path below the state folder."""

@@ -15,6 +15,7 @@ from reloader.errors.session import StateLostError
 from reloader.session.outcome import Outcome
 from reloader.session.session import Session
 from state.errors import StateError
+from tests.support.checker import check
 from tests.support.elf import compiled
 from tests.support.faults import books, check_consistency
 from tests.support.road import MAIN, Program, attached
@@ -96,6 +97,7 @@ def test_a_full_disk_stops_reloading_before_anything_changes(small_disk: Path) -
     assert program.ask(3) == 62
     check_consistency(session)
     session.close()
+    assert check(pid, state) == []  # the database is whole, too
     assert program.stop() == 0
 
 
@@ -133,6 +135,7 @@ def test_a_disk_that_fills_up_during_a_reload_owes_the_record(small_disk: Path) 
     states = [row.state for row in session.store.query.history(session.target, limit=9)]
     assert states[:2] == ["live", "live"]
     session.close()
+    assert check(pid, state) == []
     assert program.stop() == 0
 
 
@@ -195,7 +198,7 @@ def test_a_state_folder_that_becomes_read_only_stops_what_needs_a_new_file_there
     program = Program(tmp_path, ["-O2", "-g"])
     program.compile(main=MAIN, part=PART % 10)
     program.link()
-    program.start()
+    pid = program.start()
     large = "const char much[] = {[99999] = 1}; static __attribute__((used)) int hint = %d;"
     with attached(program) as session:
         part = str(program.folder / "part.o")
@@ -215,6 +218,7 @@ def test_a_state_folder_that_becomes_read_only_stops_what_needs_a_new_file_there
         assert (outcome.state, outcome.error) == ("live", "")
         assert program.ask(3) == 123
         check_consistency(session)
+    assert check(pid, tmp_path) == []
     assert program.stop() == 0
 
 

@@ -19,6 +19,7 @@ MAIN = r"""
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 int hits;
@@ -86,6 +87,31 @@ static void release(void)
     for (unsigned at = 0; at < sizeof place; at++) ((volatile char *)place)[at] = 0;
 #endif
 }
+static int ends[2];
+static pid_t child;
+static void fork_one(void)
+{
+    sigset_t none, all;
+    if (pipe(ends)) abort();
+    sigemptyset(&none);
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, 0); /* what comes before it waits is not lost */
+    child = fork();
+    if (!child) {
+        sigsuspend(&none);
+        _exit(write(ends[1], &hits, sizeof hits) != sizeof hits);
+    }
+    sigprocmask(SIG_SETMASK, &none, 0);
+}
+static int hits_of_child(void)
+{
+    int found = -1;
+    kill(child, SIGUSR1);
+    close(ends[1]);
+    if (read(ends[0], &found, sizeof found) != sizeof found) found = -2;
+    waitpid(child, 0, 0);
+    return found;
+}
 int main(void)
 {
     char line[64];
@@ -95,8 +121,9 @@ int main(void)
         if (*line == '1') in_thread(KIND == 3 ? key_thread : quietly);
         if (*line == '2') trigger();
         if (*line == '3') in_thread(release);
+        if (*line == '4') fork_one();
         wipe();
-        printf("%d\n", hits);
+        printf("%d\n", *line == '5' ? hits_of_child() : hits);
     }
     return 0;
 }
@@ -182,6 +209,18 @@ def test_a_function_that_is_gone_is_called_and_kept_while_it_is_registered(
         assert program.ask(3) == 1
         assert settle(session) == 0
         assert program.ask(1) == 101
+    assert program.stop() == 0
+
+
+def test_a_handler_that_only_a_forked_process_still_has_is_kept_for_it(tmp_path: Path) -> None:
+    program = made(tmp_path, "signal")
+    with attached(program) as session:
+        armed(session, program, "signal")
+        assert program.ask(4) == 0
+        assert program.ask(3) == 0  # the parent has it no longer
+        assert settle(session)
+        assert program.ask(5) == 1  # the child had, and ends with this answer
+        assert settle(session) == 0
     assert program.stop() == 0
 
 

@@ -120,6 +120,18 @@ def test_a_restarted_program_gets_what_was_live_before_its_main(runs: Runs) -> N
     assert "part.o live" in runs.told
 
 
+def test_an_edit_that_was_taken_back_while_nothing_ran_is_not_replayed(runs: Runs) -> None:
+    runs.start()
+    assert runs.save(text(10))["outcome"] == "live"
+    assert runs.program.ask(2) == 20 + 42
+    runs.end()
+    runs.program.compile(part=text(1))
+    runs.start()
+    assert runs.program.ask(2) == 2 + 42
+    runs.end()
+    assert "the edit was taken back on disk: part.o" in runs.told
+
+
 def test_without_replay_the_program_is_as_it_was_linked(runs: Runs) -> None:
     runs.start()
     assert runs.save(text(100))["outcome"] == "live"

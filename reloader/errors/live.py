@@ -202,6 +202,21 @@ class InjectionError(RefusedError):
         )
 
 
+class SanitizerError(RefusedError):
+    """A program with a sanitizer in it is to be started."""
+
+    code = "sanitizer"
+
+    def __init__(self, program: str, name: str) -> None:
+        """Build the text."""
+        self.program, self.name = program, name
+        super().__init__(
+            f"{program} is built with {name}, whose run time has to be the first library of "
+            "a process. The program was not started. Build it without -fsanitize, or start it "
+            "without reloader."
+        )
+
+
 class HelloError(RefusedError):
     """The started program never reported, or ended first."""
 

@@ -103,7 +103,7 @@ class SlimLtoError(ObjectError):
     found: str  # `gcc's intermediate code (.gnu.lto_)`
 
     code = "slim-lto"
-    remedy = "Build it with -ffat-lto-objects (gcc) or without -flto."
+    remedy = "Build the program without -flto."
 
     def what(self) -> str:
         """Return the fact."""

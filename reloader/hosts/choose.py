@@ -7,12 +7,13 @@ from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.live import AgentBusyError
 from reloader.hosts import rust
+from reloader.hosts.caml.entering import enter_runtime
 from reloader.hosts.caml.globals_map import SYMBOL
 from reloader.hosts.caml.saved import versions
 from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.unit_object import is_unit
 from reloader.hosts.caml.world import open_world
-from reloader.hosts.ocaml import Ocaml, enter_runtime
+from reloader.hosts.ocaml import Ocaml
 from reloader.link.graph import LinkGraph
 from reloader.live.host import Host, Plain
 from reloader.live.program import Program

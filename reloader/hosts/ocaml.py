@@ -11,22 +11,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
-
-import numpy as np
+from typing import Final, cast
 
 from reloader.elf.object import ObjectFile
 from reloader.errors.base import ReloaderError
 from reloader.errors.linking import UndefinedSymbolsError
 from reloader.errors.ocaml import ForkedError, RunningUnitError
-from reloader.errors.ocaml_units import IncompatibleUnitsError, MissingUnitsError
+from reloader.errors.ocaml_units import IncompatibleUnitsError, MissingUnitsError, listed
 from reloader.hosts.caml import forwarding, saved
 from reloader.hosts.caml.family import refuse_children, unforked
 from reloader.hosts.caml.holders import OldCode
 from reloader.hosts.caml.order import initialisation_order
 from reloader.hosts.caml.registry import Registry
 from reloader.hosts.caml.runtime import Runtime
-from reloader.hosts.caml.settings import OcamlConfig
 from reloader.hosts.caml.shapes import LiveShapes
 from reloader.hosts.caml.state import Sizes, StatePlan
 from reloader.hosts.caml.swapping import after, needs_block, pairs
@@ -37,15 +34,12 @@ from reloader.hosts.caml.unit_object import UnitObject, place_of, read_unit
 from reloader.hosts.caml.units import UnitInfo
 from reloader.hosts.caml.waiting import Waiting
 from reloader.hosts.caml.world import World
-from reloader.ids import U64, Addr
+from reloader.ids import Addr
 from reloader.link.graph import LinkGraph
 from reloader.live.host import Companions, Hold, HostPlan, Library
 from reloader.live.objects import LiveObject
 from reloader.live.program import Key, Program
 from reloader.live.target import Allocation
-
-if TYPE_CHECKING:
-    from reloader.live.process import Process
 
 STB_LOCAL: Final = 0
 WORD: Final = 8
@@ -129,10 +123,12 @@ class Ocaml:
         self, error: Exception | None, objects: Sequence[ObjectFile]
     ) -> Companions | None:
         """Return what makes refused units fit: others that were, and users compiled again."""
-        if not (error is None or isinstance(error, IncompatibleUnitsError)):
+        if not (error is None or isinstance(error, IncompatibleUnitsError | RunningUnitError)):
             return None
         files = [file for file in objects if self.whole(file)]
         with suppress(ReloaderError):
+            if isinstance(error, RunningUnitError):
+                return self.waiting.without_running(files, self.program.objects)
             if files:
                 return self.waiting.companions(files, self.program.objects)
             return self.waiting.ready(self.program.objects)
@@ -359,24 +355,9 @@ class Ocaml:
         try:
             with unforked(self.runtime.process, 0.0):
                 holds = self.registry.let_go(self.runtime, self.program.ledger, superseded)
-        except ForkedError as error:  # a child's runtime knows them as well
-            return self.registry.held_back(superseded, str(error))
+        except ForkedError as error:
+            others = listed([str(child) for child in error.children])
+            text = f"the OCaml runtime of process {others}, which was forked"
+            return self.registry.held_back(superseded, text)
         self.old.forget(self.registry.places)
         return self.old.named(holds, self.program, list(self.units.values()))
-
-
-def enter_runtime(program: Program, config: OcamlConfig) -> Runtime:
-    """Return the runtime of a program.
-
-    Raises:
-        ReloaderError: A part of it is not there.
-    """
-
-    def find(names: Sequence[bytes]) -> U64:
-        known = program.index.find(names)
-        return np.where(known.found, known.addr, np.uint64(0)).astype(np.uint64)
-
-    runtime = Runtime.attach(cast("Process", program.target), find)
-    runtime.limit_ms = round(config.limit_s * 1e3)
-    runtime.patience_ms = round(config.initialiser_s * 1e3)
-    return runtime

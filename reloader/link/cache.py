@@ -46,6 +46,7 @@ class Kept:
     file: ObjectFile
     size: int
     graph: LinkGraph | None = None  # its own, or an alike version's
+    graph_size: int = 0  # of `size`
     arch: Architecture | None = None  # the graph's
 
 
@@ -117,30 +118,40 @@ class Cache:
         kept = self._entry(objects[0])
         base = self._base(kept, arch)
         if base is not None:
-            kept.graph, kept.arch = base, arch
             if base.objects[0] is kept.file:
                 return copied(base)
             graph = renew(copied(base), kept.file) if renew else None
             if graph is not None:
-                self._shrink(kept.file.key)
                 return graph
         graph = build(objects)
-        added = bytes_of(graph)
-        if kept.size + added > self.most_bytes:
-            return graph  # it would be forgotten at once
-        kept.graph, kept.arch = copied(graph), arch
-        kept.size += added
-        self.size += added
-        self._shrink(objects[0].key)
+        self._put(kept, graph, arch)
         return graph
 
     def _base(self, kept: Kept, arch: Architecture) -> LinkGraph | None:
-        """Return the graph of a version, or else that of an alike one."""
+        """Return the graph of a version, or else that of an alike one, which it shares then."""
         tables = kept.file.tables
         for other in (kept, *reversed(self.kept.values())):
             if other.graph and other.arch is arch and other.file.tables is tables:
+                if other is not kept:
+                    kept.graph, kept.arch = other.graph, arch
+                    self._grow(kept, other.graph_size)
                 return other.graph
         return None
+
+    def _put(self, kept: Kept, graph: LinkGraph, arch: Architecture) -> None:
+        """Keep a version's own graph, and none that it shares, if it is not too large."""
+        size = bytes_of(graph)
+        if kept.file in self.kept and kept.size - kept.graph_size + size <= self.most_bytes:
+            kept.graph, kept.arch = copied(graph), arch
+            self._grow(kept, size)
+
+    def _grow(self, kept: Kept, graph_size: int) -> None:
+        """Take the size of a graph into account; each version that shares one counts it."""
+        added = graph_size - kept.graph_size
+        kept.graph_size = graph_size
+        kept.size += added
+        self.size += added
+        self._shrink(kept.file.key)
 
     def _entry(self, file: ObjectFile) -> Kept:
         """Return a version's entry, made if it is new, as the youngest."""

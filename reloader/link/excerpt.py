@@ -12,12 +12,12 @@ constructors), there is no excerpt and the whole object is linked and compared.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from reloader.arch.base import Architecture
+from reloader.elf.alike import of_tables
 from reloader.elf.constants import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -53,7 +53,7 @@ def excerpt(live: LiveObject, new: ObjectFile, arch: Architecture) -> Cut | None
     """Return what has to be linked of a new version, None: all of it."""
     if len(new.sections) < LEAST_SECTIONS or not same_shape(live.file, new):
         return None
-    if new.section_names.count(_UNWIND) > 1:
+    if _unwind_tables(new)[1] > 1:
         return None
     changed = differing_sections(live.file, new)
     moved = moved_symbols(live.file, new)
@@ -83,9 +83,17 @@ class _References:
         return rows_of(first, self.section.searchsorted(chosen, side="right") - first)
 
 
-@lru_cache(maxsize=8)  # the new version of one reload is the old one of the next
-def _references(file: ObjectFile, unwind: int) -> _References:
-    section = file.relocation_sections
+@of_tables
+def _unwind_tables(file: ObjectFile) -> tuple[int, int]:
+    """Return the first unwind table, 0 if there is none, and how many there are."""
+    names = file.section_names
+    count = names.count(_UNWIND)
+    return names.index(_UNWIND) if count else 0, count
+
+
+@of_tables
+def _references(file: ObjectFile) -> _References:
+    section, (unwind, _) = file.relocation_sections, _unwind_tables(file)
     target = np.maximum(file.symbol_sections[file.relocations["r_sym"]], 0)
     ordered = bool((section[1:] >= section[:-1]).all())
     return _References(section, target, np.flatnonzero(section == unwind), ordered)
@@ -98,15 +106,15 @@ class _Choice:
         self, live: LiveObject, new: ObjectFile, arch: Architecture, changed: Bool
     ) -> None:
         self.live, self.old, self.new, self.arch = live, live.file, new, arch
-        self.unwind = new.section_names.index(_UNWIND) if _UNWIND in new.section_names else 0
+        self.unwind = _unwind_tables(new)[0]
         headers: Any = new.sections
         self.flags = headers["sh_flags"].astype(np.int64)
         self.loaded = (self.flags & SHF_ALLOC) != 0
         self.loaded[self.unwind] = False  # describes code, and is cut with it
         self.writable = writable_sections(new)
         self.changed = changed & self.loaded
-        self.before = _references(self.old, self.unwind)
-        self.after = _references(new, self.unwind)
+        self.before = _references(self.old)
+        self.after = _references(new)
 
     def is_code_or_constants(self, moved: I32) -> bool:
         """Return whether only code, constants and initial values changed, in their places.

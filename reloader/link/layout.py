@@ -18,6 +18,7 @@ from reloader.link.graph import LinkGraph, Origin
 from reloader.link.grow import lookup
 from reloader.live.target import Allocation
 
+_FEW: Final = 64  # blocks that are stored one by one as quickly as together
 _PAGE: Final = 4096  # the least alignment of an allocation
 
 Allocate = Callable[[Sequence[tuple[int, int]]], list[Allocation]]  # (Region, size) of each
@@ -147,20 +148,25 @@ def write_images(
     """
     blocks = graph.blocks
     rows = (fresh_blocks(graph) & (blocks.content >= 0)).nonzero()[0]
-    rows = rows[np.argsort(blocks.addr[rows], kind="stable")]
-    memory = [item.allocation for item in placed]
-    start = np.array([part.addr for part in memory], np.int64)
-    end = start + np.array([part.size for part in memory], np.int64)
-    region = np.array([item.region for item in placed], np.int64)
-    order = np.argsort(start)
-    start, end, region = start[order], end[order], region[order]
-    heads = ((start != np.roll(end, 1)) | (np.diff(region, prepend=-1) != 0)).nonzero()[0]
-    tails = np.append(heads[1:], len(start))[: len(heads)] - 1
+    rows = rows[blocks.addr[rows].argsort(kind="stable")]
     addr = blocks.addr[rows].view(np.int64)
-    spans = zip(start[heads].tolist(), end[tails].tolist(), region[heads].tolist(), strict=True)
-    for first, last, kind in spans:
+    for first, last, region in _spans(placed):
         own = rows[slice(*addr.searchsorted([first, last]).tolist())]
-        _store_blocks(graph, own, view(Addr(first), last - first), first, _fill(kind, arch))
+        _store_blocks(graph, own, view(Addr(first), last - first), first, _fill(region, arch))
+
+
+def _spans(placed: Sequence[Placed]) -> list[tuple[int, int, int]]:
+    """Return (start, end, region) of allocations; those of a region side by side are one."""
+    spans: list[tuple[int, int, int]] = []
+    memory = sorted(
+        (item.allocation.addr, item.allocation.size, item.region) for item in placed
+    )
+    for addr, size, region in memory:
+        first = addr
+        if spans and spans[-1][1:] == (addr, region):
+            first = spans.pop()[0]
+        spans.append((first, addr + size, region))
+    return spans
 
 
 def _fill(region: int, arch: Architecture) -> int:
@@ -177,15 +183,22 @@ def _store_blocks(graph: LinkGraph, rows: I64, room: U8, start: int, fill: int) 
     blocks = graph.blocks
     at = blocks.addr[rows].view(np.int64) - start
     content, size = blocks.content[rows], blocks.size[rows].astype(np.int64)
+    if len(rows) < _FEW:
+        _store_runs(graph.content, room, at, content, size)
+        return
     gap = at[1:] - (at + size)[:-1]
     joined = (np.diff(at) == np.diff(content)) & (gap < _PAGE)
     heads = np.append(True, ~joined)[: len(rows)].nonzero()[0]
     tails = np.append(heads[1:], len(rows))[: len(heads)] - 1
     length = at[tails] + size[tails] - at[heads]
-    source, target = graph.content.data, room.data
-    columns = at[heads].tolist(), content[heads].tolist(), length.tolist()
-    for to, begin, count in zip(*columns, strict=True):
-        target[to : to + count] = source[begin : begin + count]
+    _store_runs(graph.content, room, at[heads], content[heads], length)
     between = (joined & (gap > 0)).nonzero()[0]
     if len(between):
         room[rows_of((at + size)[between], gap[between])] = fill
+
+
+def _store_runs(content: U8, room: U8, to: I64, begin: I64, size: I64) -> None:
+    """Store runs of bytes of the content in memory."""
+    source, target = content.data, room.data
+    for at, first, count in zip(to.tolist(), begin.tolist(), size.tolist(), strict=True):
+        target[at : at + count] = source[first : first + count]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from reloader.elf.image import Image
 from reloader.elf.object import ABSOLUTE, COMMON, ObjectFile
 from reloader.ids import I64, NO_ADDR, NO_ROW, U64, Bool, Generation
-from reloader.link.passes.pair_variables import is_constant
 from reloader.live.match.evidence import NOWHERE
 from reloader.live.match.judge import State, Verdict, judge
 from reloader.live.match.merged import STT_SECTION
@@ -233,7 +232,7 @@ def _data_map(placement: Placement) -> DataMap:
     kept = ((flags & SHF_WRITE) != 0) & ((flags & SHF_TLS) == 0)
     kept &= np.isin(kind, [SHT_PROGBITS, SHT_NOBITS])
     kept &= placement.section_addr != np.uint64(NO_ADDR)
-    constant = [is_constant(name) for name in file.section_names]
+    constant = [name.startswith(b".data.rel.ro") for name in file.section_names]
     sections = np.flatnonzero(kept & ~np.array(constant, np.bool_))
     common = np.flatnonzero(
         (file.symbol_sections == COMMON) & (placement.symbol_addr != np.uint64(NO_ADDR))

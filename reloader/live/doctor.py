@@ -142,7 +142,8 @@ def find_in_file(path: str, shown: str) -> list[Finding]:
     return []
 
 
-def _sanitizer_symbol(path: str) -> str:
+def sanitizer_in(path: str) -> str:
+    """Return the sanitizer that an executable is built with, "" if none."""
     with open(path, "rb") as file:  # noqa: PTH123 - /proc paths do not resolve
         content = file.read()
     return next(
@@ -161,7 +162,7 @@ def find_sanitizer(pid: int) -> list[Finding]:
     for library, name in SANITIZERS.items():
         if f"/{library}." in maps or f"/{library}-" in maps:
             return _sanitizer_finding(f"process {pid}", name)
-    name = _sanitizer_symbol(f"/proc/{pid}/exe")
+    name = sanitizer_in(f"/proc/{pid}/exe")
     return _sanitizer_finding(f"process {pid}", name) if name else []
 
 
@@ -216,7 +217,7 @@ def examine_program(path: str) -> list[Finding]:
     found = find_in_file(path, path) + find_memfd_policy(0)
     if any(finding.level == "error" for finding in found):
         return found
-    name = _sanitizer_symbol(path)
+    name = sanitizer_in(path)
     if name:
         found += _sanitizer_finding(path, name)
     if Path(path).stat().st_mode & 0o6000:

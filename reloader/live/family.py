@@ -13,6 +13,7 @@ us: a stop of the parent waits for it.
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,17 +79,22 @@ class Census:
 
 def last_number() -> int:
     """Return the number that was last given to a process or thread."""
-    file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)  # each look asks: no Path
-    try:
-        return int(os.read(file, 128).rsplit(b" ", 1)[-1])
-    finally:
-        os.close(file)
+    return int(_content("/proc/loadavg").rsplit(b" ", 1)[-1])
 
 
 def numbers_given() -> int:
     """Return how many processes and threads were made since the machine started."""
-    text = Path("/proc/stat").read_bytes()
+    text = _content("/proc/stat")
     return int(text[text.index(b"\nprocesses ") + 11 :].split(b"\n", 1)[0])
+
+
+def _content(path: str) -> bytes:
+    """Return what a file of procfs says; each look at the family asks: no Path."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(partial(os.read, file, 1 << 16), b""))
+    finally:
+        os.close(file)
 
 
 def every_process() -> set[int]:

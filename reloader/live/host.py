@@ -63,9 +63,10 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """What else has to come with objects that were refused without."""
+    """What has to be changed in a transaction that was refused."""
 
-    files: list[ObjectFile] = field(default_factory=list[ObjectFile])
+    files: list[ObjectFile] = field(default_factory=list[ObjectFile])  # that come with it
+    without: frozenset[tuple[str, str]] = frozenset()  # (path, member) of what is left out
     notes: list[str] = field(default_factory=list[str])  # for the report
 
 

@@ -1,6 +1,6 @@
 """Getting the agent into a process: preloaded at its start, or brought in while it runs.
 
-Preloaded (`prepare_spawn`, `adopt`): the client starts the program with our library and one end
+Preloaded (`wire/spawn.py`, `adopt`): the client starts the program with our library and one end
 of a socket pair; the agent reports on it, and main() waits until `release`. Injected
 (`attach`): one thread is borrowed for some milliseconds; a memory file inside the process gets
 the agent's bytes and is opened by the program's own dlopen.
@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,29 +34,7 @@ NO_THREAD_ROOM: Final = "static TLS block"  # what dlopen says when its surplus 
 SYS_MEMFD_CREATE, SYS_CLOSE = 319, 3
 MFD_CLOEXEC: Final = 1
 AGENT_NAME: Final = b"reloader-agent\0"
-SO_PASSCRED, SCM_CREDENTIALS = 16, 2
-
-
-def prepare_spawn(
-    argv: Sequence[str], env: Mapping[str, str], program: str = ""
-) -> tuple[list[str], dict[str, str], int, int]:
-    """Return argv, environment, the program's descriptor (to be inherited) and the daemon's.
-
-    The user's own LD_PRELOAD stays behind ours; the agent restores it exactly for the program's
-    children.
-    """
-    child, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child.set_inheritable(True)
-    # before the agent sends: a wrapper's pid would stand for the program's
-    daemon.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
-    added = {"RELOADER_FD": str(child.fileno()), "RELOADER_DAEMON_PID": str(os.getpid())}
-    if program:
-        added["RELOADER_PROGRAM"] = program
-    preload = str(layout.agent_path())
-    if "LD_PRELOAD" in env:
-        preload += ":" + env["LD_PRELOAD"]
-    full = {**env, **added, "LD_PRELOAD": preload}
-    return list(argv), full, child.detach(), daemon.detach()
+SCM_CREDENTIALS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +73,7 @@ def _receive_hello(pid: int, sock: socket.socket) -> tuple[np.void, int, int]:
 
 
 def adopt(pid: int, sock: socket.socket) -> Adopted:
-    """Take over a program that was started with `prepare_spawn`; the daemon's side.
+    """Take over a program that the client started; the daemon's side.
 
     Args:
         pid: What the client started; under a wrapper the target is another process.

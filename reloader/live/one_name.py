@@ -15,6 +15,7 @@ from reloader.errors.data import DataLayoutError, LayoutRow
 from reloader.ids import NO_ADDR, Region
 from reloader.link.graph import LinkGraph, Origin
 from reloader.link.passes.data_report import DataReport
+from reloader.link.passes.resolve import names_of
 from reloader.live.program import Program
 from reloader.live.symbols import STB_GLOBAL, STB_WEAK, STT_FUNC, Known
 
@@ -66,10 +67,10 @@ def yield_to_strong(program: Program, graph: LinkGraph) -> None:
     symbols, rows = graph.symbols, program.index.rows
     keys = {file.key for file in graph.objects}
     own = (symbols.binding == STB_WEAK) & (symbols.origin == Origin.BLOCK)
-    for row in np.flatnonzero(own & (symbols.visibility == 0)).tolist():
-        known = rows.get(symbols.name[row])
-        if known is not None and known.strong and known.owner not in keys:
-            symbols.addr[row] = NO_ADDR
+    weak = np.flatnonzero(own & (symbols.visibility == 0))
+    found = map(rows.get, names_of(graph, weak))
+    lost = [known is not None and known.strong and known.owner not in keys for known in found]
+    symbols.addr[weak[lost]] = NO_ADDR
 
 
 def held_elsewhere(program: Program, graph: LinkGraph) -> Iterator[tuple[int, Known]]:
@@ -82,10 +83,12 @@ def held_elsewhere(program: Program, graph: LinkGraph) -> Iterator[tuple[int, Kn
     symbols, rows = graph.symbols, program.index.rows
     fresh = (symbols.binding == STB_GLOBAL) & (symbols.addr == np.uint64(NO_ADDR))
     fresh &= (symbols.origin == Origin.BLOCK) & (symbols.visibility == 0)
-    for row in np.flatnonzero(fresh).tolist():
-        known = rows.get(symbols.name[row])
-        own = graph.objects[int(symbols.object[row])].key
-        if known is not None and known.strong and known.owner != own:
+    new = np.flatnonzero(fresh)
+    found = map(rows.get, names_of(graph, new))
+    for row, known in zip(new.tolist(), found, strict=True):
+        if known is None or not known.strong:
+            continue
+        if known.owner != graph.objects[int(symbols.object[row])].key:
             yield row, known
 
 

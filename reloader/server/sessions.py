@@ -13,7 +13,8 @@ import numpy as np
 
 from reloader.config import load_config
 from reloader.errors.base import ReloaderError
-from reloader.errors.live import TargetGoneError
+from reloader.errors.live import SanitizerError, TargetGoneError
+from reloader.live.doctor import sanitizer_in
 from reloader.live.inject import Adopted, adopt
 from reloader.live.inject import attach as inject
 from reloader.live.process import Process
@@ -61,8 +62,9 @@ class Sessions(Questions):
 
     def spawn(self, options: SpawnOptions, fd: int) -> SpawnAnswer:
         """Expect the agent of a program on this socket."""
-        attended = self._new(options.watch)
         sock = socket.socket(fileno=fd)
+        refuse_sanitizer(options.path, sock)
+        attended = self._new(options.watch)
         thread = threading.Thread(
             target=self._greet,
             args=(attended, sock, options.link),
@@ -324,6 +326,18 @@ class Sessions(Questions):
         with suppress(StateError):  # the next reload says that nothing can be written
             self.store.tidy(self.config.keep)
         self._wake.set()
+
+
+def refuse_sanitizer(path: str, sock: socket.socket) -> None:
+    """Refuse a program that the agent would crash, before it is started.
+
+    Raises:
+        SanitizerError: It is one.
+    """
+    with suppress(OSError):
+        if name := sanitizer_in(path):
+            sock.close()
+            raise SanitizerError(path, name)
 
 
 def open_engine(folder: Path, host: Host) -> Sessions:

@@ -4,7 +4,8 @@ With the same build-id the last run's objects are linked again at this process's
 as one transaction; under `reloader run` that is done before its main, or where the program's
 language takes new code for the first time, and then the program waits there. A version that the
 program crashed in is left out, with what became live together with it. A rebuilt program has
-another build-id: then it is only said what is in it already and what is not.
+another build-id: then it is only said what is in it already and what is not. An object whose
+file is again what the program was linked from is left alone: its source was taken back.
 """
 
 import sys
@@ -99,7 +100,11 @@ def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) ->
     if not crashed:
         versions, left = without_crashed(store, before, versions)
     notes = left_notes(left)
-    todo = [version for version in versions if session.is_other(version)]
+    others = [version for version in versions if session.is_other(version)]
+    todo = [version for version in others if not taken_back(session, version)]
+    if len(todo) < len(others):
+        names = enumerate_names(sorted(short(shown(v)) for v in others if v not in todo))
+        notes.append(f"not replayed, since the edit was taken back on disk: {names}")
     if not todo:
         return Replayed(notes)
     names = enumerate_names(sorted(short(shown(version)) for version in todo))
@@ -107,6 +112,17 @@ def replay(session: "Session", *, wanted: bool = True, crashed: bool = False) ->
         text = f"what was live in the last run is not replayed, as you wish: {names}"
         return Replayed([*notes, text])
     return Replayed(notes, reload_versions(session, todo))
+
+
+def taken_back(session: "Session", version: ObjectVersion) -> bool:
+    """Return whether an object's file is again what the program was linked from."""
+    live = session.program.objects.get((version.path, version.member))
+    if live is None or version.member:
+        return False
+    try:
+        return Path(version.path).read_bytes() == live.file.data.tobytes()
+    except OSError:
+        return False
 
 
 def reload_versions(session: "Session", versions: list[ObjectVersion]) -> Outcome:

@@ -235,7 +235,7 @@ class Session:
             reinit, event_time, source_line, self.before_step, anew, self.plugins,
             self.together_s, self.hooks,
         )  # fmt: skip
-        names = [file.name for file in objects]
+        names, pid = [file.name for file in objects], self.process.pid
         try:
             outcome = reload(self.program, objects, self.journal, options)
         except (ReloaderError, StateError, SlotTableFullError) as error:
@@ -246,6 +246,8 @@ class Session:
         with self.noting_state_errors(outcome):
             if outcome.state == "unchanged":
                 self.remember(outcome, objects, kind)
+            if self.process.pid != pid:
+                self.follow()
             self.retiring.collect()
         return outcome
 

@@ -23,7 +23,8 @@ def reload_with(
     reinit: frozenset[str],
 ) -> Outcome:
     """Reload objects with those without which they are refused."""
-    together = pull(session.program, [*objects, *more.files], session.shelf)
+    kept = [file for file in objects if file.key not in more.without]
+    together = pull(session.program, [*kept, *more.files], session.shelf)
     outcome = session.reload_objects(together, event_time, "load", reinit)
     outcome.notes += more.notes
     return outcome

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
 from reloader.errors.base import ReloaderError
 from reloader.errors.watch import NoInotifyError, UntrustedPathError
-from reloader.watching.finished import FinishedFile
+from reloader.watching.finished import FinishedFile, digest_of
 from reloader.watching.folders import Cause, FolderTree
 from reloader.watching.globs import Pattern
 from reloader.watching.inotify import Reader, is_remote, raise_limit
@@ -233,7 +232,7 @@ class Watcher:
                 data, state = read_trusted(Path(path), self._roots, self._trust)
             except (OSError, UntrustedPathError):
                 return
-            digest = _digest(data)
+            digest = digest_of(data)
         self._known[path] = _Known(_signature(state), digest, racy)
 
     def _look(self, path: str, cause: Cause, event_ns: int) -> None:
@@ -279,15 +278,18 @@ class Watcher:
     ) -> None:
         """Hand on what was not handed on before in this very state."""
         known = self._known.get(path)
-        new = _Known(_signature(state), _digest(data), _is_racy(state))
-        self._known[path] = new
-        if known is not None and known.digest == new.digest:
-            # one write shows twice, as a name and as a close; a scan also sees a mere change of
-            # the link count (ctime). A true save of equal content has a new time: it is told.
-            same = 3 if cause is Cause.FOUND else 4
-            if known.signature[:same] == new.signature[:same]:
+        signature, racy = _signature(state), _is_racy(state)
+        # one write shows twice, as a name and as a close; a scan also sees a mere change of
+        # the link count (ctime). A true save of equal content has a new time: it is told.
+        same = 3 if cause is Cause.FOUND else 4
+        if known is not None and known.signature[:same] == signature[:same]:
+            digest = digest_of(data)
+            self._known[path] = _Known(signature, digest, racy)
+            if known.digest == digest:
                 return
-        self._sink(FinishedFile(Path(path), data, new.digest, state.st_mtime_ns, event_ns))
+        self._sink(FinishedFile(Path(path), data, state.st_mtime_ns, event_ns))
+        # a large file takes as long to hash as to link: by now others are at work on it
+        self._known[path] = _Known(signature, digest_of(data), racy)
 
     def _refuse(self, path: str, error: UntrustedPathError) -> None:
         """Say why, once until the reason changes."""
@@ -310,7 +312,3 @@ def _signature(state: os.stat_result) -> tuple[int, ...]:
 
 def _is_racy(state: os.stat_result) -> bool:
     return time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < _RACY_NS
-
-
-def _digest(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()

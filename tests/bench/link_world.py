@@ -59,6 +59,7 @@ class _Target(FakeTarget):
 
 def new_program() -> Program:
     """Return a program in which nothing of ours is live."""
+    gc.set_threshold(50_000, 20, 50)  # as the daemon has it
     target = _Target()
     image, baseline = cast("Any", _NoCode()), cast("Any", None)
     table = SlotTable(layout.SLOT_COUNT)

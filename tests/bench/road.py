@@ -17,6 +17,7 @@ CLI = (sys.executable, "-m", "reloader")
 RELOADS = 1000
 WARM = 100  # before memory counts: caches fill, the first free memory is found
 STORM = 200  # reloads back to back
+MOVING = 200  # reloads in each of which the code behind an edited function moves
 DLOPENS = 25
 QUIET_SECONDS = 8.0  # in which what is superseded is freed
 
@@ -58,6 +59,7 @@ def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[F
         stops = stops_of(folder)  # an answer of a thousand rows costs the daemon memory too
         numbers = range(WARM + RELOADS + 1, WARM + RELOADS + STORM + 1)
         storm = [reload(program, versions, number) for number in numbers]
+        moving = reload_moving(folder, program, versions, numbers.stop)
         opened = dlopens(program, versions, folder)
         cli(folder, "detach")
     finally:
@@ -80,6 +82,12 @@ def measure(folder: Path, functions: int, name: str, *, targets: bool) -> list[F
             percentile(times, 99),
             "ms",
             20 if targets else None,
+        ),
+        Figure(
+            f"the same where code moves, {name}, p50",
+            percentile(moving, 50),
+            "ms",
+            note="a longer function; before, a number in it",
         ),
         Figure(
             f"the same without a rest in between, {name}, p50",
@@ -110,6 +118,19 @@ def reload(program: target.Program, versions: target.Versions, number: int) -> f
     found, at = target.seen(program)
     assert found == number, (found, number)
     return (at - began) / 1e6
+
+
+def reload_moving(
+    folder: Path, program: target.Program, versions: target.Versions, first: int
+) -> list[float]:
+    """Return the milliseconds of reloads from rest that change a function's length."""
+    versions.lengthen()
+    times: list[float] = []
+    with Client.open(Project(folder), start=False) as client:
+        for number in range(first, first + MOVING):
+            at_rest(client)
+            times.append(reload(program, versions, number))
+    return times[len(times) // 10 :]
 
 
 def at_rest(client: Client) -> None:

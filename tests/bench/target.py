@@ -104,11 +104,23 @@ class Versions:
         """Take a compiled object as the pattern."""
         self.path = path
         self.pattern = path.read_bytes()
+        self.longer: bytes | None = None  # the pattern of every second version, if any
         self.part = path.with_suffix(".part")
 
     def content(self, number: int) -> bytes:
         """Return a version: its function returns MARKER + number."""
-        return self.pattern.replace(_MARKER_BYTES, struct.pack("<I", MARKER + number))
+        pattern = self.longer if self.longer and number % 2 else self.pattern
+        return pattern.replace(_MARKER_BYTES, struct.pack("<I", MARKER + number))
+
+    def lengthen(self, *flags: str) -> None:
+        """Let that function be longer in every second version: all behind it moves."""
+        text = self.path.with_suffix(".c").read_text("utf-8")
+        folder = self.path.parent / "longer"
+        folder.mkdir()
+        source = folder / self.path.with_suffix(".c").name  # its name is in the object
+        source.write_text(text.replace("total += n;", "total += n * (n ^ calls);", 1), "utf-8")
+        run("gcc", "-O2", *flags, "-c", source.name, "-o", "longer.o", cwd=folder)
+        self.longer = (folder / "longer.o").read_bytes()
 
     def write(self, number: int) -> Path:
         """Write a finished version beside the object, ready to be renamed."""

@@ -307,7 +307,7 @@ def test_names_that_overlap_to_more_than_the_file_are_refused() -> None:
 
 
 def test_slim_lto_objects_of_gcc_are_named(tmp_path: Path) -> None:
-    hint = "Build it with -ffat-lto-objects (gcc) or without -flto."
+    hint = "Build the program without -flto."
     slim = compiled(tmp_path, SOURCE, "-O1", "-flto", "-fno-fat-lto-objects")
     expected = "it holds only gcc's intermediate code (.gnu.lto_*), no machine code."
     assert text_of(slim) == f"/p/hud.o: {expected}{TAIL}{hint}"

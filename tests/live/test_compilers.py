@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from reloader.live.inject import adopt, prepare_spawn
+from reloader.live.inject import adopt
 from reloader.live.retire import RetirePolicy
 from reloader.session.session import Session
 from state.store import Store
 from tests.support.feature import Feature
 from tests.support.features import FEATURES
+from tests.support.live import prepare_spawn
 from tests.support.road import MAIN, Program, attached, reload
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]

@@ -19,12 +19,20 @@ from reloader.errors.live import (
 )
 from reloader.ids import Addr, Region
 from reloader.live import ptrace
-from reloader.live.inject import adopt, attach, prepare_spawn
+from reloader.live.inject import adopt, attach
 from reloader.live.maps import ARENA_NAME
 from reloader.live.process import Process, reattach, start_time
 from reloader.live.threads import list_threads
 from stubs import layout
-from tests.support.live import compile_program, hear, running, say, until, until_blocked
+from tests.support.live import (
+    compile_program,
+    hear,
+    prepare_spawn,
+    running,
+    say,
+    until,
+    until_blocked,
+)
 
 pytestmark = pytest.mark.live
 PIE, FIXED = ("-pie", "-fPIE"), ("-no-pie", "-fno-pie")

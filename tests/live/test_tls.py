@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reloader.live.inject import adopt, prepare_spawn
+from reloader.live.inject import adopt
 from reloader.session.session import Session
 from state.store import Store
+from tests.support.live import prepare_spawn
 from tests.support.road import Program, attached, reload
 from tests.support.thread_local import THREADED
 

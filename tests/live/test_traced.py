@@ -1,9 +1,5 @@
 """Threads that cannot be stopped: who is in the way is named, and nothing was changed."""
 
-import subprocess
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +7,7 @@ import pytest
 from reloader.errors.live import FirstThreadEndedError
 from reloader.live.inject import attach
 from reloader.live.threads import list_threads, seize, seize_all, thread_state
-from tests.support.live import compile_text, hear, running, until
+from tests.support.live import compile_text, hear, running, traced, until
 from tests.support.road import MAIN, Program, attached, reload
 
 FIRST_ENDS = r"""
@@ -35,29 +31,6 @@ int main(void)
 """
 
 
-@contextmanager
-def seized_by_another(tid: int) -> Generator[str]:
-    """Let another process trace a thread meanwhile; yields how it is named."""
-    code = (
-        "from reloader.live.ptrace import *; import sys; ptrace(PTRACE_SEIZE, int(sys.argv[1]))"
-    )
-    code += "; print('seized', flush=True); sys.stdin.read()"
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-    ) as tracer:
-        assert tracer.stdout is not None
-        assert tracer.stdout.readline() == "seized\n"
-        name = Path(f"/proc/{tracer.pid}/comm").read_text().strip()
-        yield f"{name} (process {tracer.pid})"
-        assert tracer.stdin is not None
-        tracer.stdin.close()
-
-
 def test_a_first_redirect_under_a_debugger_is_refused_and_the_debugger_named(
     tmp_path: Path,
 ) -> None:
@@ -68,7 +41,7 @@ def test_a_first_redirect_under_a_debugger_is_refused_and_the_debugger_named(
     try:
         with attached(program) as session:
             (path,) = program.compile(parts="int answer(int n) { return n + 2; }")
-            with seized_by_another(pid) as tracer:
+            with traced(pid) as tracer:
                 outcome = reload(session, path)
             assert outcome.state == "refused"
             assert outcome.code == "untraceable"

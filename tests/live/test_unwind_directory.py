@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from reloader.ids import Region
-from reloader.live.inject import adopt, attach, prepare_spawn
+from reloader.live.inject import adopt, attach
 from reloader.live.process import Process
 from stubs import layout
-from tests.support.live import PROGRAMS, compile_text, hear, running, say
+from tests.support.live import PROGRAMS, compile_text, hear, prepare_spawn, running, say
 
 pytestmark = pytest.mark.live
 

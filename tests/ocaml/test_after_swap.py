@@ -14,6 +14,7 @@ from reloader.session.session import Session
 from state.errors import StateError
 from stubs import layout
 from tests.support.faults import Orders, check_consistency, run_daemon
+from tests.support.live import traced
 from tests.support.ocaml import Build, Compiler
 from tests.support.ocaml_forking import forking, reload, text_of
 from tests.support.ocaml_project import session_of
@@ -121,6 +122,21 @@ def test_a_daemon_without_the_compiler_does_not_decide_what_became_of_a_unit(
         assert says(program) == "second 11second"
         assert text_of(reload(program, session, *THIRD)).startswith("live")
         assert says(program) == "third 11third"
+
+
+def test_a_daemon_that_finishes_under_a_debugger_leaves_the_jumps_to_the_next_reload(
+    program: Build,
+) -> None:
+    kill_a_daemon(program, "after_units_swapped", ("foo.ml", *SECOND))
+    assert program.process is not None
+    with traced(program.process.pid) as tracer, session_of(program) as session:
+        assert tracer in " ".join(session.notes)
+        check_consistency(session)
+        assert says(program) == "first 11second"
+    with session_of(program) as session:
+        assert text_of(reload(program, session, *THIRD)).startswith("live")
+        assert says(program) == "third 11third"
+        check_consistency(session)
 
 
 def test_what_cannot_be_written_down_is_finished_by_the_next_daemon(

@@ -130,6 +130,9 @@ def test_a_program_that_goes_on_as_its_child_right_after_the_swap_has_it(
         with monkeypatch.context() as patch:
             patch.setattr(Runtime, "run", run_and_go)
             assert text_of(reload(program, session, "first", "second")).startswith("live")
+        row = session.store.targets.get(session.target)
+        assert row is not None
+        assert row.pid == session.process.pid
         assert program.ask("gc") == "done"
         assert program.ask("?") == "second 11second"
         assert text_of(reload(program, session, "second", "third")).startswith("live")

@@ -1,4 +1,4 @@
-"""Units of every kind get new versions while a program runs: what is new, and what stays old."""
+"""Units of every kind get new versions while a program runs: what is new and what stays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

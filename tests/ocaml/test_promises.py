@@ -1,10 +1,7 @@
 """What fails after the swap, or beside it, must leave a program whole: OCaml's promises."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from reloader.ids import Region
 from reloader.live.retire import RetirePolicy
 from reloader.session.session import Session
+from tests.support.live import traced
 from tests.support.ocaml import Build, Compiler, build
 from tests.support.ocaml_project import session_of
 
@@ -70,14 +68,6 @@ long hold_runtime(long tagged)
 }
 """
 SOURCES = {"foo.ml": FOO, "main.ml": MAIN, "stub.c": STUB}
-# attaches to a thread without ever stopping it, as a debugger that lets the program run
-TRACER = """
-import ctypes, sys
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.ptrace(0x4206, int(sys.argv[1]), None, None) == 0, ctypes.get_errno()
-print("attached", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -92,22 +82,6 @@ def version(program: Build, session: Session, old: str, new: str) -> str:
     """Edit, compile and reload foo.ml; return the state and the error or notes."""
     outcome = session.reload_files([str(program.edit("foo.ml", old, new))])
     return "\n".join([outcome.state, outcome.error, *outcome.notes])
-
-
-@contextmanager
-def traced(pid: int) -> Generator[None]:
-    """Let another process be the tracer of a program meanwhile."""
-    with subprocess.Popen(
-        [sys.executable, "-c", TRACER, str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as tracer:
-        assert tracer.stdout is not None
-        assert tracer.stdout.readline() == "attached\n"
-        yield
-        assert tracer.stdin is not None
-        tracer.stdin.close()
 
 
 def test_a_program_that_cannot_be_stopped_runs_the_new_unit_all_the_same(

@@ -87,3 +87,38 @@ def test_what_waits_is_forgotten_once_its_source_is_as_it_was(program: Build) ->
         said = saved(session, program.edit("bar.ml", "said n", "said (7 * n)"))
         assert said.startswith("live")
         assert program.ask("1") == "first 7 first 2 <1> <m>"
+
+
+def test_a_unit_that_runs_is_left_out_where_the_others_fit_without(program: Build) -> None:
+    source = FOO.replace("let plain", "let more = 7\nlet plain").replace('"<"', '"{"')
+    text = FOO_INTERFACE.replace("val plain", "val more : int\nval plain")
+    with session_of(program) as session:
+        paths = [interface(program, source, text)]
+        paths += [program.compile(f"{name}.ml") for name in ("bar", "baz", "same", "main")]
+        outcome = session.reload_files([str(path) for path in paths])
+        assert (outcome.error or outcome.state) == "live"
+        assert not any("main.o" in name for name in outcome.objects)
+        assert any("Main: the program is inside its toplevel" in row for row in outcome.notes)
+        assert program.ask("1") == "first 1 first 2 {1> {m>"
+
+
+def test_a_unit_that_runs_is_refused_where_it_may_hold_what_changed(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    sources = {
+        "foo.ml": "type t = A of int\nlet make n = A n\nlet show (A n) = string_of_int n\n",
+        "main.ml": 'let kept = Foo.make 1\nlet () = print_endline "ready"\n'
+        "let () = ignore (read_line ()); print_endline (Foo.show kept)\n",
+    }
+    other = {"foo.ml": "type t = A of string\nlet make n = A (string_of_int n)\n"
+             "let show (A s) = s\n"}  # fmt: skip
+    with build(compiler, tmp_path, sources) as program:
+        program.start()
+        with session_of(program) as session:
+            program.write(other)
+            paths = [program.compile("foo.ml"), program.compile("main.ml")]
+            outcome = session.reload_files([str(path) for path in paths])
+            assert outcome.state == "refused"
+            assert "Main may hold old values" in outcome.error
+            assert "Nothing was changed" in outcome.error
+        assert program.ask("?") == "1"

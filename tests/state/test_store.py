@@ -290,6 +290,20 @@ def test_a_reader_sees_what_was_committed_while_a_writer_works(
     assert len(store.query.owner(target, "f")) == 1
 
 
+def test_a_snapshot_of_a_transaction_that_failed_is_kept_the_next_time(store: Store) -> None:
+    digest = "ab" * 16
+
+    def keep(times: int) -> float:
+        with store.transaction():
+            store.snapshots.save(digest, b"bytes")
+            return 1 / times
+
+    with pytest.raises(ZeroDivisionError):
+        keep(0)
+    assert keep(1)
+    assert store.snapshots.load(digest) == b"bytes"
+
+
 def test_slots_remember_where_they_point(store: Store, target: int) -> None:
     slot = SlotRow(target, 16, None, "f", 0x9000, 0x8000, None, 0x700000, 4)
     store.ledger.record_slots([slot])

@@ -4,13 +4,15 @@ import functools
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reloader.live.threads import list_threads, thread_state
+from reloader.wire.spawn import agent_environment, socket_pair
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "live" / "programs"
 
@@ -74,6 +76,15 @@ def running(
         child.stdout.close()
 
 
+def prepare_spawn(
+    argv: Sequence[str], env: Mapping[str, str], program: str = ""
+) -> tuple[list[str], dict[str, str], int, int]:
+    """Return argv, environment, the program's descriptor (to be inherited) and the daemon's."""
+    theirs, ours = socket_pair()
+    full = agent_environment(env, theirs, os.getpid(), program or None)
+    return list(argv), full, theirs, ours
+
+
 def say(child: subprocess.Popen[str], text: str = "") -> None:
     """Write a line to the child."""
     assert child.stdin is not None
@@ -103,3 +114,25 @@ def until_blocked(pid: int, count: int) -> None:
         return len(states) >= count and set(states) == {"S"}
 
     until(all_sleep, f"{count} threads of {pid} are blocked")
+
+
+@contextmanager
+def traced(tid: int) -> Generator[str]:
+    """Let another process trace a thread meanwhile, without stopping it; yields who does."""
+    code = (
+        "import sys; from reloader.live.ptrace import PTRACE_SEIZE, ptrace;"
+        "ptrace(PTRACE_SEIZE, int(sys.argv[1])); print('seized', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROGRAMS.parents[2],
+    ) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == "seized\n"
+        name = Path(f"/proc/{tracer.pid}/comm").read_text().strip()
+        yield f"{name} (process {tracer.pid})"
+        assert tracer.stdin is not None
+        tracer.stdin.close()

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from reloader.live.inject import adopt, prepare_spawn
+from reloader.live.inject import adopt
 from reloader.live.retire import RetirePolicy
 from reloader.session.outcome import Outcome
 from reloader.session.session import Session
 from state.store import Store
+from tests.support.live import prepare_spawn
 from tests.support.programs import build_lua
 from tests.support.talk import Talking
 

@@ -7,10 +7,11 @@ object as before, so that no save of it is ever told: such a one is linked anew 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reloader.elf.object import ObjectFile
+from reloader.errors.base import ReloaderError
 from reloader.hosts.caml.changed_types import continues
 from reloader.hosts.caml.compatible import implementations_of
 from reloader.hosts.caml.transaction import Unit
@@ -71,7 +72,7 @@ class Waiting:
             self.world.note_compiled(attempt.stay)
             left = self.files.keys() - attempt.infos.keys()
             self.files = {key: self.files[key] for key in left}
-            return Companions(attempt.added, self.notes(attempt))
+            return Companions(attempt.added, notes=self.notes(attempt))
         self.files |= {file.key: file for file in files if not file.member}
         return None
 
@@ -84,8 +85,41 @@ class Waiting:
         for file in list(self.files.values()):
             more = self.companions([file], live)
             if more is not None:
-                return Companions([file, *more.files], more.notes)
+                return Companions([file, *more.files], notes=more.notes)
         return None
+
+    def without_running(self, files: Sequence[ObjectFile], live: Live) -> Companions | None:
+        """Return what is left of refused units without those that the program runs.
+
+        They are often compiled again only because places in another unit's block moved; the
+        block that they know keeps its own.
+
+        Args:
+            files: The refused.
+            live: The program's objects.
+
+        Raises:
+            ReloaderError: A unit's compiled files cannot be read.
+        """
+        infos = {file.key: self.world.info(file) for file in files}
+        running = {key: info for key, info in infos.items() if self.is_running(info)}
+        attempt = Attempt({key: info for key, info in infos.items() if key not in running})
+        self.add_equal(attempt, live)
+        coming = {info.name: info for info in attempt.infos.values()}
+        for info in running.values():
+            known = self.world.live[info.name]
+            if not coming or not looks_no_deeper(known, coming):
+                return None
+            attempt.stay.append(replace(known, imports=info.imports))
+        if not self.world.fits(list(attempt.infos.values()), attempt.stay):
+            return None
+        self.world.take_versions(attempt.again)
+        self.world.note_compiled(attempt.stay)
+        notes = [
+            f"{info.shown}: the program is inside its toplevel; it is new after a restart"
+            for info in running.values()
+        ]
+        return Companions(attempt.added, frozenset(running), notes + self.notes(attempt))
 
     def notes(self, attempt: Attempt) -> list[str]:
         """Return what the user should know of units that stay."""
@@ -97,8 +131,8 @@ class Waiting:
             for slot in not_continued(before[info.name], info)
         ]
         return [
-            f"{info.shown} runs on: it was compiled against the new version and is the same. "
-            f"If it uses {', '.join(changed)}, whose type changed, it goes on with the old"
+            f"{info.shown} runs on: if it uses {', '.join(changed)}, whose type changed, it "
+            "goes on with the old"
             for info in attempt.stay
             if changed
         ]
@@ -117,25 +151,41 @@ class Waiting:
     def add_equal(self, attempt: Attempt, live: Live) -> None:
         """Add live units that were compiled against what comes, and are the same objects.
 
-        One that the program runs cannot come again. What it finds in the block that it knows
-        is replaced wherever that has the same type.
+        Without -opaque their users follow in turn, since each .cmx has the sums of others.
         """
-        coming = {info.name: info for info in attempt.infos.values()}
-        for key, unit in self.units.items():
-            known = self.world.live.get(unit.info.name, unit.info)
-            if key in attempt.infos or key not in live or agrees(known, coming):
-                continue
-            file = live[key].file
-            if file.member or not is_on_disk(file):
-                continue
-            info = self.world.read(file)
-            if not agrees(info, coming):
-                continue
-            if self.is_running(info) and looks_no_deeper(known, coming):
-                attempt.stay.append(info)
-            else:
-                attempt.infos[key] = attempt.again[file.digest] = info
-                attempt.added.append(file)
+        count = -1
+        while count != len(attempt.infos):
+            count = len(attempt.infos)
+            coming = {info.name: info for info in attempt.infos.values()}
+            for key, unit in self.units.items():
+                if key not in attempt.infos and key in live:
+                    self.add_if_equal(attempt, unit, live[key].file, coming)
+
+    def add_if_equal(
+        self, attempt: Attempt, unit: Unit, file: ObjectFile, coming: Mapping[str, UnitInfo]
+    ) -> None:
+        """Add one, or take note that it stays: what the program runs cannot come again.
+
+        What it finds in the block that it knows is replaced wherever that has the same type.
+        """
+        known = self.world.live.get(unit.info.name, unit.info)
+        if agrees(known, coming) or file.member or not is_on_disk(file):
+            return
+        info = self.read(file)
+        if info is None or not agrees(info, coming):
+            return
+        if not self.is_running(info) or not looks_no_deeper(known, coming):
+            attempt.infos[unit.key] = attempt.again[file.digest] = info
+            attempt.added.append(file)
+        elif info not in attempt.stay:
+            attempt.stay.append(info)
+
+    def read(self, file: ObjectFile) -> UnitInfo | None:
+        """Return what a unit's compiled files say now, None if they are not whole."""
+        try:
+            return self.world.read(file)
+        except ReloaderError:  # it is being compiled
+            return None
 
 
 def is_near(info: UnitInfo, others: Iterable[UnitInfo]) -> bool:

@@ -11,7 +11,7 @@ is the distance to the same function's first byte in both versions.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from reloader.link.passes.versions import Units
 
 if TYPE_CHECKING:
     from reloader.link.passes.match_functions import Functions
+
+_PIECE: Final = 1 << 16  # bytes at a time: what is computed of them stays in the caches
+_NARROW: Final = 1 << 31  # bytes of a section whose places fit into 32 bits with a sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +175,35 @@ def entry_table(functions: "Functions", rows: NDArray[np.intp], size: int) -> I3
 def candidates(code: U8, entries: I32) -> list[tuple[I64, I64, int]]:
     """Return (position, function it leads to, the number's width)."""
     found: list[tuple[I64, I64, int]] = []
+    none = np.zeros(0, np.int64)
     for width, dtype in ((4, "<i4"), (1, "i1")):
         count = max(len(code) - width + 1, 0)
         # one element a byte position: numpy may look at unaligned, overlapping views
         number = np.ndarray((count,), dtype, code, strides=(1,))
-        at = np.arange(count, dtype=np.int64)
-        found.append((*leading(at, at + width + number, entries), width))
+        parts = [
+            leading(number[first : first + _PIECE], first, width, entries)
+            for first in range(0, count, _PIECE)
+        ]
+        at, to = map(np.concatenate, zip((none, none), *parts, strict=True))
+        found.append((at, to, width))
     return found
 
 
-def leading(at: I64, to: I64, entries: I32) -> tuple[I64, I64]:
-    """Return the positions that lead to an entry, and the entry."""
-    rows = ((to >= 0) & (to < len(entries))).nonzero()[0]
+def leading(number: Any, first: int, width: int, entries: I32) -> tuple[I64, I64]:  # noqa: ANN401  any integer column
+    """Return the positions that lead to an entry, and the entry.
+
+    Args:
+        number: (p,) the number at each position.
+        first: The first position.
+        width: Bytes of a number.
+        entries: See `entry_table`.
+    """
+    # A sum that is too large for 32 bits becomes negative, and a negative one large: both are
+    # outside. A section of two gigabytes takes 64.
+    narrow = len(entries) <= _NARROW
+    to = np.arange(first + width, first + width + len(number)).astype("i4" if narrow else "i8")
+    to += number
+    rows = (to.view("u4" if narrow else "u8") < len(entries)).nonzero()[0]
     target = entries[to[rows]]
-    hit = target >= 0
-    return at[rows[hit]], target[hit].astype(np.int64)
+    hit = (target >= 0).nonzero()[0]
+    return rows[hit] + first, target[hit].astype(np.int64)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reloader.elf.alike import of_tables
-from reloader.elf.constants import SHF_EXECINSTR
+from reloader.elf.constants import SHF_EXECINSTR, STT_FUNC, STT_GNU_IFUNC
+from reloader.elf.gather import one_of
 from reloader.elf.object import ObjectFile
 from reloader.ids import I64, NO_ROW, Bool, Region
 from reloader.link.passes.branches import find_branches, unmoved
@@ -130,7 +131,7 @@ def function_units(match: Matcher, rows: I64) -> tuple[Functions, I64]:
 
 
 def function_sizes(version: Version) -> I64:
-    """Return (n,) the size of each symbol; without one, up to its section's next symbol."""
+    """Return (n,) the size of each symbol; a function without one ends at the next symbol."""
     return _sizes(version.file)
 
 
@@ -141,7 +142,8 @@ def _sizes(file: ObjectFile) -> I64:
     home = file.symbol_sections.astype(np.int64)
     value = file.symbols["st_value"].astype(np.int64)
     room = np.where(home >= 0, sections[np.maximum(home, 0)] - value, 0)
-    bare = ((size == 0) & (home >= 0)).nonzero()[0]
+    bare = (size == 0) & (home >= 0)
+    bare = (bare & one_of(file.types(), (STT_FUNC, STT_GNU_IFUNC))).nonzero()[0]
     if len(bare):
         places = np.unique(key_of(home, value)[home >= 0])
         at = places.searchsorted(key_of(home, value)[bare], side="right")

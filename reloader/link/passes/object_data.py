@@ -44,6 +44,8 @@ from reloader.live.objects import LiveObject
 
 _STT_SECTION: Final = 3
 _LARGEST_GAP: Final = 64  # bytes between variables that alignment explains
+# how unwind tables of C++ and Rust refer to a function; every object may have its own
+_PERSONALITY: Final = b"DW.ref."
 _UNKNOWN: Final = np.uint64(NO_ADDR)
 
 
@@ -162,6 +164,8 @@ class ObjectBinder:
         for row in kept[addr == _UNKNOWN].tolist():
             before = int(self.old_row[row])
             self.old_row[row] = NO_ROW
+            if old.name[before].startswith(_PERSONALITY):
+                continue
             if self.in_use(before):
                 section = section_name(self.before.file, int(old.section[before]))
                 name = self.new_names.shown(row)

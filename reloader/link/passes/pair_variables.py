@@ -29,7 +29,6 @@ _CONSTANT: Final = (
     b".data.rel.ro", b".init_array", b".fini_array", b".preinit_array", b".ctors", b".dtors",
     b".eh_frame", b".gcc_except_table",
 )  # fmt: skip
-_PERSONALITY: Final = b".DW.ref."  # C++, Rust: how unwind tables refer to a function
 # `x.0` (gcc), `f.x` and `f.x.1` (clang), `_ZZ1fvE1x_0` (C++)
 _NUMBER: Final = re.compile(rb"(?:(?:\.lto_priv)?\.[0-9]+)+$")
 _DISCRIMINATOR: Final = re.compile(rb"_(?:[0-9]|_[0-9]+_)$")
@@ -70,6 +69,7 @@ class Pairing:
     ambiguous: tuple[Ambiguous, ...]
 
 
+@of_tables
 def writable_sections(file: ObjectFile) -> Bool:
     """Return (s,) which sections hold variables: not constants that only the loader writes."""
     headers: Any = file.sections
@@ -77,13 +77,9 @@ def writable_sections(file: ObjectFile) -> Bool:
     writable = ((flags & _WRITE_ALLOC) == _WRITE_ALLOC) & ((flags & _CODE_OR_TLS) == 0)
     writable &= one_of(headers["sh_type"], _CONTENTS)
     for section in np.flatnonzero(writable).tolist():
-        writable[section] = not is_constant(file.section_names[section])
+        writable[section] = not file.section_names[section].startswith(_CONSTANT)
+    writable.flags.writeable = False  # all versions share it
     return writable
-
-
-def is_constant(section: bytes) -> bool:
-    """Return whether only the loader writes a section that is marked writable."""
-    return section.startswith(_CONSTANT) or _PERSONALITY in section
 
 
 @of_tables

@@ -1,5 +1,6 @@
 """Types as people read them: names, and layouts line by line."""
 
+import re
 from math import prod
 
 from reloader.elf.types import Kind, Record, TypeTable
@@ -77,8 +78,21 @@ def shape_of(table: TypeTable, at: int) -> TypeShape:
         for name in [_member(item.name, item.place, item.bits)]
         if record.kind in {Kind.RECORD, Kind.UNION}
     ]
-    lines += [f"virtual {index:<3} {name}" for index, name in sorted(record.slots.items())]
+    slots = sorted(record.slots.items())
+    lines += [f"virtual {index:<3} {method(symbol)}" for index, symbol in slots]
     return TypeShape(title, tuple(lines))
+
+
+def method(symbol: str) -> str:
+    """Return `Shape::area` for the symbol of a function in a class, else the symbol."""
+    rest, parts = re.sub(r"^_ZN[VK]*", "", symbol), list[str]()
+    while (length := re.match(r"[1-9][0-9]*", rest)):
+        end = length.end() + int(length[0])
+        parts.append(rest[length.end() : end])
+        rest = rest[end:]
+    if parts and rest.startswith("D"):
+        parts.append(f"~{parts[-1]}")
+    return "::".join(parts) if symbol.startswith("_ZN") and len(parts) > 1 else symbol
 
 
 def _member(name: str, place: int, bits: int) -> str:

@@ -79,7 +79,8 @@ def _verdict(placing: Placing, row: int, problems: list[Problem], used: Bool) ->
         is_lto = any(
             name.startswith(b".gnu.lto_") for name in tables.objects[row].section_names
         )
-        hint = "; link-time optimisation (LTO) rewrote its code" if is_lto else ""
+        lto = "; link-time optimisation rewrote its code: build the program without -flto"
+        hint = lto if is_lto else ""
         return Verdict(State.DIFFERENT, first.text + hint)
     if not placing.placed_count[row]:
         return _unplaced(placing, row, sections)
