@@ -6,6 +6,7 @@ program did.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -93,6 +94,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be any bytes
+            stream.reconfigure(errors="surrogateescape")
     sys.exit(run_cli(sys.argv[1:]))
 
 

@@ -154,3 +154,6 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise StateError.from_sqlite(action, self.path, error) from error
+        except UnicodeEncodeError as error:  # a file's name, which may be any bytes
+            reason = f"{error.object!a} is no UTF-8"
+            raise StateError(action, self.path, reason, "Rename that file or folder") from error

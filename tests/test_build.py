@@ -11,7 +11,7 @@ import pytest
 
 from reloader.errors.watch import BuildFailedError, BuildStartError
 from reloader.watching.build import MAX_RESTARTS, BuildResult, BuildRunner
-from reloader.watching.child import BoundedOutput
+from reloader.watching.child import BoundedOutput, BuildChild
 from reloader.watching.finished import Files  # noqa: TC001 - the tree imports types plainly, as everywhere else
 from reloader.watching.globs import parse_pattern
 from reloader.watching.stale import stale_objects
@@ -216,6 +216,14 @@ def test_a_command_that_cannot_start_says_so(tmp_path: Path) -> None:
         f"the build `make` could not be started in {gone}: No such file or directory. "
         "Nothing was changed."
     )
+
+
+def test_a_build_has_the_environment_of_who_asked_for_it(tmp_path: Path) -> None:
+    never = os.eventfd(0)
+    with BuildChild('echo "$WHAT"', tmp_path, {"WHAT": "this"}) as child:
+        assert child.wait(never) == 0
+        assert child.output.text() == "this\n"
+    os.close(never)
 
 
 def test_a_silent_failure_and_a_signal_are_told_apart(project: Path) -> None:

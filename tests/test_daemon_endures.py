@@ -70,6 +70,26 @@ def test_a_fifo_of_an_objects_name_holds_up_nobody(client: Client, program: Prog
     assert client.status()["targets"][0]["objects"] == 2
 
 
+def test_a_file_whose_name_is_no_text_is_named_and_stops_nothing(
+    client: Client, program: Program
+) -> None:
+    odd = program.folder / os.fsdecode(b"caf\xe9.o")
+    odd.write_bytes((program.folder / "part.o").read_bytes())
+    attach(client, program)
+    assert client.status()["targets"][0]["objects"] == 2
+    answer = client.load([str(odd)])
+    assert answer["outcome"] == "refused"
+    assert "it has a name that is no UTF-8" in (answer["error"] or "")
+    done = subprocess.run(
+        [*CLI, "load", str(odd)], cwd=program.folder, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"caf\xe9.o refused" in done.stderr
+    (part,) = program.compile(part=PART % 2)
+    assert client.wait(client.load([str(part)])["generation"] or 1, 10.0)["generation"]
+    assert program.ask() == 2
+
+
 def test_a_strangers_object_is_pulled_in_by_no_reference(
     client: Client, program: Program
 ) -> None:

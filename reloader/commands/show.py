@@ -290,7 +290,8 @@ def _owner(row: OwnerAnswer) -> str:
     if row["distance"]:
         title += f"+{row['distance']:#x}"
     offset = f"+{row['offset']:#x}" if row["offset"] is not None else ""
-    state = "live" if row["live"] else "superseded, memory still held"
+    held = "superseded, memory still held" if row["generation"] else "superseded, as linked"
+    state = "live" if row["live"] else held
     fields = {
         "kind": row["kind"],
         "object": row["object"],

@@ -121,6 +121,8 @@ def _elf(path: str) -> tuple[int, int, int, str] | None:
 def find_in_file(path: str, shown: str) -> list[Finding]:
     """What the executable file itself tells: architecture, static or musl linking."""
     elf = _elf(path)
+    if elf is None and not os.path.lexists(path):
+        return error("file", f"{shown} does not exist", "Build it first, or check the path")
     if elf is None:
         text = f"{shown} is not an ELF executable that can be read"
         return error("format", text, "For a script, name its interpreter")

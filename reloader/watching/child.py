@@ -53,9 +53,7 @@ class BoundedOutput:
 class BuildChild:
     """The running build; a context that leaves no process of it behind when interrupted."""
 
-    def __init__(
-        self, command: str, cwd: Path, env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
         """Start the command in its own process group.
 
         Args:

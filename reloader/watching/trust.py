@@ -56,6 +56,9 @@ def check_trusted(path: Path, roots: Sequence[Path], trust: Trust | None = None)
         OSError: The path cannot be walked (it vanished, no permission).
     """
     trust = trust or Trust.of_this_user()
+    if not _is_text(path):
+        reason = "has a name that is no UTF-8"
+        raise UntrustedPathError(path, path, reason, "Rename it, or its folder.")
     if not any(path.is_relative_to(root) for root in roots):
         reason = "lies outside the watched folders"
         raise UntrustedPathError(path, path, reason, "Watch its folder with --watch.")
@@ -116,6 +119,15 @@ def _read_all(handle: int, size: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether a path can be written down: a name may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(path: Path, trust: Trust) -> Path:

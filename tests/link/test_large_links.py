@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from reloader.elf.object import ObjectFile
 from reloader.ids import NO_ROW, Generation
 from reloader.link.passes.bind_data import bind_data
+from reloader.link.passes.eh_frame import read_unwind
 from reloader.link.passes.match_old import match_old
 from reloader.link.pipeline import read_graph
 from reloader.live.ledger import Ledger
@@ -95,3 +98,37 @@ def test_a_value_that_points_to_the_same_text_in_another_place_is_not_reported(
     report = bind_data(graph, live, ARCH)
     match_old(graph, live, ARCH.kinds)
     assert [change.name for change in report.initialiser_changes()] == ["other"]
+
+
+COUNT = 1100  # functions: tables of fewer are walked anyway
+OWN_RECORDS = """.section .eh_frame,"a",@progbits
+.long 12, 0, 1, 2     # a CIE, and an FDE without a relocation
+.long 12, 20, 3, 4
+"""
+
+
+def walked(table: bytes) -> list[int]:
+    """Return where the records of an unwind table begin."""
+    starts, at = list[int](), 0
+    while at + 4 <= len(table) and (length := int.from_bytes(table[at : at + 4], "little")):
+        starts.append(at)
+        at += 4 + length
+    return starts
+
+
+@pytest.mark.parametrize("first", ["", OWN_RECORDS])
+def test_records_found_by_relocations_are_those_that_walking_finds(
+    tmp_path: Path, first: str
+) -> None:
+    """Also where exception tables have relocations, and where a record has none."""
+    throws = ".cfi_personality 0x1b, personality\n.cfi_lsda 0x1b, table\n"
+    functions = [
+        f"f{n}: .cfi_startproc\n{throws if n % 3 == 0 else ''}ret\n.cfi_endproc\n"
+        for n in range(COUNT)
+    ]
+    text = f"{first}.text\n{''.join(functions)}.section .rodata\ntable: .long 0\n"
+    graph = read_graph([compile_object(tmp_path, "r.s", text)], [None], ARCH)
+    unwind = read_unwind(graph)
+    (block,) = set(unwind.block.tolist())
+    assert unwind.start.tolist() == walked(graph.block_bytes(block).tobytes())
+    assert (unwind.code != NO_ROW).sum() == COUNT

@@ -1,6 +1,7 @@
 """The arena's books: what is taken, what goes back, what a freed page shows."""
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -55,6 +56,32 @@ def test_freed_code_shows_traps_and_its_memory_goes_back(arena: MappedArena) -> 
         arena.free(piece)
     assert blocks(arena) - before <= TRAPPED_PAGES * 4096
     assert arena.used(Region.CODE) == 0
+
+
+def test_many_allocations_are_neighbours_each_freed_by_itself(arena: MappedArena) -> None:
+    wanted = [(Region.CODE if n % 2 else Region.DATA, 100 + n * 1000) for n in range(20)]
+    held = arena.allocate_all(wanted)
+    assert [(item.region, item.size) for item in held] == [
+        (region, -(-size // 4096) * 4096) for region, size in wanted
+    ]
+    for region in (Region.CODE, Region.DATA):
+        own = [item for item in held if item.region == region]
+        assert all(a.addr + a.size == b.addr for a, b in pairwise(own))
+    for item in held:
+        filled = TRAP if item.region == Region.CODE else 0
+        assert (arena.view(item.addr, item.size) == filled).all()
+        arena.free(item)
+    assert arena.used(Region.CODE) == arena.used(Region.DATA) == 0
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_of_allocations_that_do_not_all_fit_none_is_taken(
+    arena: MappedArena, count: int
+) -> None:
+    wanted = [(Region.DATA, 4096)] * count + [(Region.DATA, 4 << 20)]
+    with pytest.raises(ArenaFullError):
+        arena.allocate_all([(Region.CODE, 4096), *wanted])
+    assert arena.used(Region.CODE) == arena.used(Region.DATA) == 0
 
 
 def test_a_thousand_allocations_and_frees_leave_nothing(arena: MappedArena) -> None:

@@ -332,7 +332,7 @@ def test_a_stop_of_busy_threads_is_short(large: Large) -> None:
     assert large.ask("spin") == "done"
     process = large.process
     parts = [large.part, *(process.arena.allocate(Region.CODE, 4096) for _ in range(2))]
-    retirer = Retirer(PATIENT)
+    retirer = Retirer(RetirePolicy(max_stop_ms=5000))  # there is more to wait for than cores
     for part in parts:
         retirer.add(large.retirement(part))
         report = retirer.attempt(large.target, NOTHING)

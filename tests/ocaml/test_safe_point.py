@@ -130,7 +130,7 @@ def test_a_swap_that_nobody_waits_for_any_more_is_undone(
 ) -> None:
     with entered(waits, "read") as live:
         monkeypatch.setattr(runtime, "_SLACK", 0.0)
-        live.runtime.limit_ms, live.runtime.patience_ms = 10, 0
+        live.runtime.limit_ms, live.runtime.patience_ms = 100, 0  # SLOW takes longer
         with pytest.raises(AgentBusyError):
             live.swap(slow, FIELDS)
         assert waits.line() == "slow initialiser"

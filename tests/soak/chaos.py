@@ -25,6 +25,7 @@ from tests.support.checker import check
 from tests.support.live import until
 
 _LOOKS: Final = 5  # a daemon may be giving memory back just now: what stays is wrong
+_PATIENCE_S: Final = 120.0
 _HARMLESS: Final = """
 static int much[64]; int guest_%d(int n) { return much[n & 63]++ + n; }
 extern int printf(const char *, ...);
@@ -242,7 +243,8 @@ class Chaos:
     def look(self) -> None:
         """Compare process and books."""
         assert self.program.process is not None
-        self.daemon().wait()
+        if self.daemon().history():  # without an attempt `wait` waits for the first one
+            self.daemon().wait(timeout=_PATIENCE_S)
         found = set(check(self.program.process.pid, self.project.folder))
         for _ in range(_LOOKS):
             if not found:

@@ -68,10 +68,10 @@ def read_unwind(graph: LinkGraph) -> Unwind:
 
 def _edges_of(graph: LinkGraph, tables: I64) -> I64:
     """Return the edges of some blocks."""
-    first = graph.edges.block.searchsorted(tables)
-    last = graph.edges.block.searchsorted(tables, side="right")
+    first: I64 = graph.edges.block.searchsorted(tables)
+    last: I64 = graph.edges.block.searchsorted(tables, side="right")
     if len(tables) == 1:
-        return np.arange(first[0], last[0])
+        return np.arange(int(first[0]), int(last[0]), dtype=np.int64)
     return rows_of(first, last - first)
 
 
@@ -84,7 +84,8 @@ def _linked(graph: LinkGraph, tables: I64, edges: I64) -> tuple[I64, list[int]]:
     """
     blocks = graph.blocks
     key = _edge_places(graph, edges) - _BEGIN
-    key = key[(key >> 32) == graph.edges.block[edges]]
+    block = graph.edges.block[edges]
+    key = key[((key >> 32) == block) & (graph.edges.offset[edges] + 4 <= blocks.size[block])]
     word = _words(graph, _content_at(graph, key) + 4)
     cie = key + 4 - word
     known = (word != 0) & ((cie >> 32) == (key >> 32))

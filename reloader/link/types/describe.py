@@ -86,7 +86,7 @@ def shape_of(table: TypeTable, at: int) -> TypeShape:
 def method(symbol: str) -> str:
     """Return `Shape::area` for the symbol of a function in a class, else the symbol."""
     rest, parts = re.sub(r"^_ZN[VK]*", "", symbol), list[str]()
-    while (length := re.match(r"[1-9][0-9]*", rest)):
+    while length := re.match(r"[1-9][0-9]*", rest):
         end = length.end() + int(length[0])
         parts.append(rest[length.end() : end])
         rest = rest[end:]

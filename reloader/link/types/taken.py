@@ -29,9 +29,7 @@ def taken_names(graph: LinkGraph, arch: Architecture) -> frozenset[str]:
     blocks, edges, symbols = graph.blocks, graph.edges, graph.symbols
     region = blocks.region[edges.block]
     rows = np.flatnonzero(
-        edges.live
-        & (region != Region.NONE)
-        & ~named_blocks(graph, OWN_BYTES_NAME)[edges.block]
+        edges.live & (region != Region.NONE) & ~named_blocks(graph, OWN_BYTES_NAME)[edges.block]
     )
     from_code = region[rows] == Region.CODE
     field = content_fields(graph)[rows]
