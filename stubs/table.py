@@ -17,7 +17,6 @@ RESERVED: Final = (
     16  # the first slots are the agent's own; slot 0 points at the unwind directory
 )
 UNWIND_SLOT: Final = 0
-NO_SLOT: Final = -1
 
 
 class SlotKey(NamedTuple):

@@ -141,7 +141,7 @@ class UnusablePlaceError(RefusedError):
         self.path = path
         self.reason = reason
         super().__init__(
-            f"{path}: {reason}. {UNTOUCHED} Go to the folder of your program, where you may write."
+            f"{path}: {reason}. {UNTOUCHED} Start it in a folder that is yours."
         )
 
 

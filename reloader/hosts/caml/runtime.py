@@ -110,11 +110,6 @@ class Runtime:
         return cls(process, mode)
 
     @property
-    def domains(self) -> bool:
-        """Whether it is a 5.x runtime."""
-        return self.mode >= 6
-
-    @property
     def token(self) -> int:
         """Number of the last script that was executed to its end, by any daemon."""
         return self.process.channel.field("caml_token")

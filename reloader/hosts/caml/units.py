@@ -12,9 +12,7 @@ from typing import Any, Final
 Crcs = dict[str, str | None]  # unit -> hex checksum, None: not relied on
 
 FUNCTION: Final = "function"
-MODULE: Final = "module"
 CONSTRUCTOR: Final = "constructor"  # an exception's, or one of another extensible type
-CLASS: Final = "class"
 KEEP, RESET = "keep", "reset"  # policies
 
 
