@@ -140,9 +140,7 @@ class UnusablePlaceError(RefusedError):
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(
-            f"{path}: {reason}. {UNTOUCHED} Start it in a folder that is yours."
-        )
+        super().__init__(f"{path}: {reason}. {UNTOUCHED} Start it in a folder that is yours.")
 
 
 class PeerError(RefusedError):
