@@ -5,6 +5,7 @@ information stay the same to the last byte. Such a version shares its tables wit
 before, and with them all that was ever worked out of them (`of_tables`).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
@@ -47,7 +48,7 @@ def of_tables(
     It must look at no byte of a loaded section, and nobody may change what it returns. Its
     other arguments are known by being the very same.
     """
-    known: dict[tuple[int, ...], tuple[object, object, T]] = {}
+    known: OrderedDict[tuple[int, ...], tuple[object, object, T]] = OrderedDict()
 
     def kept(file: ObjectFile, *args: P.args, **named: P.kwargs) -> T:
         key = (id(file.tables), *map(id, args), *map(id, named.values()))
@@ -57,7 +58,7 @@ def of_tables(
         value = function(file, *args, **named)
         known[key] = (file.tables, (args, named), value)  # alive: their ids are not used again
         if len(known) > _KEPT:
-            del known[next(iter(known))]
+            known.popitem(last=False)  # one step: threads that answer questions come here
         return value
 
     return kept
@@ -65,7 +66,7 @@ def of_tables(
 
 def of_equal_tables(function: Callable[[V, V], T]) -> Callable[[V, V], T]:
     """Keep what two versions with the same tables are paired by; see `of_tables`."""
-    known: dict[int, tuple[object, T]] = {}
+    known: OrderedDict[int, tuple[object, T]] = OrderedDict()
 
     def kept(old: V, new: V) -> T:
         tables = new.file.tables
@@ -75,7 +76,7 @@ def of_equal_tables(function: Callable[[V, V], T]) -> Callable[[V, V], T]:
         if found is None:
             found = known[id(tables)] = tables, function(old, new)
             if len(known) > _KEPT:
-                del known[next(iter(known))]
+                known.popitem(last=False)
         return found[1]
 
     return kept
