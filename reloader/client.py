@@ -5,6 +5,7 @@ It imports nothing heavy: a command's whole life is mostly the start of Python.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from pathlib import Path
@@ -16,7 +17,7 @@ from reloader.wire.protocol import Channel, Event, Reply, Request
 from reloader.wire.start import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from reloader.wire.answers import (
         CheckAnswer,
@@ -106,6 +107,20 @@ class Client:
         except (ConnectionError, ProtocolError):
             pass
         return None
+
+    def events_so_far(self, limit_s: float) -> Iterator[Event]:
+        """Yield the events of a subscribed connection up to now; never waits for longer.
+
+        Replies come in the order of the events before them, on the daemon's reading thread, so
+        that a request which does nothing is as good as a mark.
+        """
+        with contextlib.suppress(ConnectionError, ProtocolError):
+            self.channel.send(Request("subscribe", {}))
+            while select.select([self.channel], [], [], limit_s)[0]:
+                message = self.channel.receive()
+                if not isinstance(message, Event):
+                    return
+                yield message
 
     def status(self) -> StatusAnswer:
         """Return what runs."""

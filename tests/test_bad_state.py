@@ -177,7 +177,9 @@ def test_a_project_that_may_not_be_written_is_refused_before_the_program_is_ente
             " was recorded. Make it writable for this user."
         )
         said = verb(project, "attach", str(pid), "--watch", "*.o")
-        assert "Read-only file system. Nothing was changed. Go to the folder of your" in said
+        assert (
+            "Read-only file system. Nothing was changed. Start it in a folder that is" in said
+        )
     Session.attach(pid, project, []).close()
     assert program.ask(3) == 31
     with read_only(project):

@@ -210,8 +210,8 @@ def test_a_folder_that_cannot_hold_state_is_named(tmp_path: Path) -> None:
     done = command(Path("/proc"), "run", "--", "/bin/true")
     assert done.returncode == 1
     assert done.stderr == (
-        "reloader: /proc/.reloader: No such file or directory. Nothing was changed. Go to the"
-        " folder of your program, where you may write.\n"
+        "reloader: /proc/.reloader: No such file or directory. Nothing was changed. Start it"
+        " in a folder that is yours.\n"
     )
     gone = tmp_path / "gone"
     gone.mkdir()

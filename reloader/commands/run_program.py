@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reloader.client import Client
     from reloader.wire.protocol import Event
 
+_LATE_S: Final = 2.0  # how long the daemon may take to tell what it has to tell already
 _LEFT_TO_PROGRAM: Final = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to both
 _FORWARDED: Final = (
     signal.SIGTERM,
@@ -51,7 +52,8 @@ class Minder:
             while True:
                 status = self._look()
                 if status is not None:
-                    self._drain(selector)
+                    for event in self._client.events_so_far(_LATE_S):
+                        self._show(event)  # the last reload may be why the program ended
                     return status
                 for key, _ in selector.select():
                     if key.fileobj is self._wake:
@@ -78,19 +80,11 @@ class Minder:
             return 128 + os.WTERMSIG(status)
         return os.WEXITSTATUS(status)
 
-    def _one_event(self, selector: selectors.BaseSelector) -> bool:
+    def _one_event(self, selector: selectors.BaseSelector) -> None:
         event = self._client.next_event()
         self._show(event)
         if event is None:
             selector.unregister(self._client.channel)
-        return event is not None
-
-    def _drain(self, selector: selectors.BaseSelector) -> None:
-        """Show what has arrived already: the last reload may be why the program ended."""
-        selector.unregister(self._wake)
-        while selector.get_map() and selector.select(0):
-            if not self._one_event(selector):
-                return
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from reloader.live.match.tables import (
 )
 
 SIZED = (STT_OBJECT, STT_FUNC)
+_LTO = "link-time optimisation (LTO) rewrote its code: build the program without -flto"
 
 
 class State(StrEnum):
@@ -79,9 +80,7 @@ def _verdict(placing: Placing, row: int, problems: list[Problem], used: Bool) ->
         is_lto = any(
             name.startswith(b".gnu.lto_") for name in tables.objects[row].section_names
         )
-        lto = "; link-time optimisation rewrote its code: build the program without -flto"
-        hint = lto if is_lto else ""
-        return Verdict(State.DIFFERENT, first.text + hint)
+        return Verdict(State.DIFFERENT, first.text + (f"; {_LTO}" if is_lto else ""))
     if not placing.placed_count[row]:
         return _unplaced(placing, row, sections)
     open_rows = sections[tables.wanted[sections] & (placing.base[sections] == NOWHERE)]
@@ -106,8 +105,7 @@ def _unplaced(placing: Placing, row: int, sections: I64) -> Verdict:
         return Verdict(State.ABSENT, "it has nothing that is loaded")
     names = [name for name in tables.objects[row].section_names if b".gnu.lto_" in name]
     if names:
-        text = "not found: link-time optimisation (LTO) rewrites code; link without it"
-        return Verdict(State.DIFFERENT, text)
+        return Verdict(State.DIFFERENT, f"not found: {_LTO}")
     holders = [
         placing.rivals[section] for section in sections.tolist() if section in placing.rivals
     ]
