@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup agent test check bench soak demo layout clean distclean
 
-PYTHON := .venv/bin/python
+# PYTHON in the environment says which Python this is made with
+VENV := .venv/bin/python
 C_FILES = $(wildcard stubs/agent/*.c stubs/agent/hosts/*.c)
 C_FLAGS = -std=gnu11 -O2 -fPIC -Wall -Wextra -Werror
 PYTEST_ARGS ?=
@@ -16,33 +17,33 @@ setup:  ## virtual environment, locked dependencies, the agent (root: missing De
 	@tools/setup.sh
 
 agent: setup  ## compile what lives inside the target
-	@$(PYTHON) -m stubs.build
+	@$(VENV) -m stubs.build
 
 demo:  ## the main job on screen: running programs are edited, their state goes on
 	@tools/setup.sh --demo
-	@$(PYTHON) demo/run.py
+	@$(VENV) demo/run.py
 
 test:  ## all tests, on all processors; `make test PYTEST_ARGS="tests/elf -x -n0"` for some, on one
 	@tools/setup.sh --tests
-	@$(PYTHON) -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
+	@$(VENV) -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: setup  ## ruff, pyright, the C with warnings as errors (ANALYZE=1: gcc's analyzer too)
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pyright
+	$(VENV) -m ruff format --check .
+	$(VENV) -m ruff check .
+	$(VENV) -m pyright
 	@for file in $(C_FILES); do echo "gcc $$file"; \
 	    gcc $(C_FLAGS) $(if $(ANALYZE),-fanalyzer) -c -o /dev/null $$file || exit 1; done
 
 bench:  ## benchmarks; results as JSON
 	@tools/setup.sh --tests
-	@$(PYTHON) -m tests.bench
+	@$(VENV) -m tests.bench
 
 soak:  ## edits, bad objects and kills for TIME=600 seconds, then KILLS=1000 of the daemon (SEED=n)
 	@tools/setup.sh --tests
-	@$(PYTHON) -m tests.soak --time $(TIME) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	@$(VENV) -m tests.soak --time $(TIME) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 layout: setup  ## CONTRIBUTING.md's layout, from the modules' first sentences
-	@$(PYTHON) tools/layout.py
+	@$(VENV) tools/layout.py
 
 clean:  ## what builds leave behind; .venv and .work stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

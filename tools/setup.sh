@@ -28,14 +28,17 @@ case "${1:-}" in
 esac
 [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || die "reloader runs on Linux x86-64; this is $(uname -sm)"
 
-# The first Python that is new enough; on Debian 12 that is its own python3.
+# The first Python that is new enough; one that can make virtual environments already comes before
+# others. Debian's own is tried first: it is built with profiles, a fifth quicker than a plain build.
 find_python() {
-    local name
-    for name in ${PYTHON:-} python3.11 python3 python3.12 python3.13; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$name"
-            return
-        fi
+    local name needs
+    for needs in ensurepip sys; do
+        for name in ${PYTHON:-} /usr/bin/python3 python3.11 python3 python3.12 python3.13; do
+            if "$name" -c "import sys, $needs; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
+                command -v "$name"
+                return
+            fi
+        done
     done
     return 1
 }
