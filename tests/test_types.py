@@ -117,8 +117,8 @@ def test_the_refusal_shows_both_layouts_and_what_holds_them(program: Program) ->
         "    +8    8    struct part * next          * +8    4    int id\n"
         "    variables that keep the old layout: first, parts\n"
         "Nothing was changed. Restore the layout; or start the variables anew, losing the live"
-        " values: --reinit first --reinit parts, or convert them: [migrate] in reloader.toml,"
-        ' first = "FUNCTION" (docs/types.md).'
+        " values: reloader load --reinit first --reinit parts FILE, or convert them: [migrate]"
+        ' in reloader.toml, first = "FUNCTION" (docs/types.md).'
     )
 
 

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from reloader.errors.base import UNTOUCHED, Place, RefusedError
 
 
+def reinit_command(names: Sequence[str]) -> str:
+    """Return what to type to have variables start anew."""
+    return f"reloader load {' '.join(f'--reinit {name}' for name in names)} FILE"
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of a variable's type, as far as its layout goes."""
@@ -77,11 +82,11 @@ class DataLayoutError(RefusedError):
 
     def __init__(self, rows: Sequence[LayoutRow]) -> None:
         self.rows = tuple(rows)
-        options = " ".join(f"--reinit {row.name}" for row in self.rows)
+        command = reinit_command([row.name for row in self.rows])
         these = "this variable" if len(self.rows) == 1 else "these variables"
         remedy = (
             f"{UNTOUCHED} Restore the size, or start {these} anew, losing the live value: "
-            f"{options}"
+            f"{command}"
         )
         super().__init__("\n".join([*map(str, self.rows), remedy]))
 
@@ -111,10 +116,10 @@ class AmbiguousVariableError(RefusedError):
 
     def __init__(self, rows: Sequence[VariableRow]) -> None:
         self.rows = tuple(rows)
-        options = " ".join(f"--reinit {row.name}" for row in self.rows)
+        command = reinit_command([row.name for row in self.rows])
         remedy = (
             f"{UNTOUCHED} Compile with -g, which says in which function each one is, give "
-            f"them different names, or start them anew, losing the live values: {options}"
+            f"them different names, or start them anew, losing the live values: {command}"
         )
         super().__init__("\n".join([*map(str, self.rows), remedy]))
 
@@ -174,9 +179,9 @@ class DataUnplacedError(RefusedError):
 
     def __init__(self, rows: Sequence[UnplacedRow]) -> None:
         self.rows = tuple(rows)
-        options = " ".join(f"--reinit {row.name}" for row in self.rows)
+        command = reinit_command([row.name for row in self.rows])
         remedy = (
             f"{UNTOUCHED} Attach to a program with its symbol table, or start them anew, "
-            f"losing the live values: {options}"
+            f"losing the live values: {command}"
         )
         super().__init__("\n".join([*map(str, self.rows), remedy]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from reloader.errors.base import UNTOUCHED, RefusedError
-from reloader.errors.data import columns
+from reloader.errors.data import columns, reinit_command
 
 _SHOWN: Final = 8  # names in one line; the rest is counted
 _MOST_LINES: Final = 40  # of one layout
@@ -89,9 +89,9 @@ class TypeChangedError(RefusedError):
                 f"so: [types] in reloader.toml, accept = [{names}]"
             )
         if plain:
-            options = " ".join(f"--reinit {name}" for name in plain)
             ways.append(
-                f"start the variables anew, losing the live values: {options}, or convert "
+                f"start the variables anew, losing the live values: "
+                f"{reinit_command(plain)}, or convert "
                 f'them: [migrate] in reloader.toml, {plain[0]} = "FUNCTION" (docs/types.md)'
             )
         text = "; or ".join(ways)

@@ -42,7 +42,7 @@ def test_a_changed_size_shows_both_layouts_and_the_way_out(tmp_path: Path) -> No
         f"{path}: table has 16 bytes in the program, 24 in the new object\n"
         "    in the program: int[4]    in the new object: int[6]\n"
         "Nothing was changed. Restore the size, or start these variables anew, losing the live "
-        "value: --reinit cfg --reinit table"
+        "value: reloader load --reinit cfg --reinit table FILE"
     )
 
 
@@ -55,7 +55,7 @@ def test_a_changed_size_without_debug_information_shows_the_numbers(tmp_path: Pa
     assert str(caught.value) == (
         f"{path}: table has 16 bytes in the program, 24 in the new object\n"
         "Nothing was changed. Restore the size, or start this variable anew, losing the live "
-        "value: --reinit table"
+        "value: reloader load --reinit table FILE"
     )
     row = caught.value.rows[0]
     assert (row.name, row.live_size, row.new_size) == ("table", 16, 24)
@@ -80,7 +80,8 @@ def test_static_locals_of_one_function_that_cannot_be_told_apart_are_refused(
         f"{tmp_path / '1' / 'a.o'}: x.0, x.1 in the program and x.0, x.1, x.2 in the new "
         "object are all called x; which one continues which is not certain\n"
         "Nothing was changed. Compile with -g, which says in which function each one is, give "
-        "them different names, or start them anew, losing the live values: --reinit x"
+        "them different names, or start them anew, losing the live values: "
+        "reloader load --reinit x FILE"
     )
 
 
@@ -163,7 +164,7 @@ def test_a_variable_in_use_whose_place_is_not_known_is_refused(tmp_path: Path) -
         f"{tmp_path / 'new' / 'a.o'}: the address of hidden (.bss) in the program is "
         "not known\n"
         "Nothing was changed. Attach to a program with its symbol table, or start them anew, "
-        "losing the live values: --reinit hidden"
+        "losing the live values: reloader load --reinit hidden FILE"
     )
 
 
